@@ -1,0 +1,27 @@
+"""See and change what is inside a language model, in the notebook cell you are already in.
+
+>>> from tl_widgets import HookedTransformer
+>>> model = HookedTransformer(dict(n_layers=2, d_model=16, n_ctx=32, d_head=4, act_fn="gelu", d_vocab=50, seed=0))
+>>> logits, cache = model.run_with_cache([3, 1, 4])
+>>> cache["pattern", 0].shape  # batch, head, query position, key position
+torch.Size([1, 4, 3, 3])
+"""
+
+from tl_widgets import utils
+from tl_widgets.cache import ActivationCache
+from tl_widgets.config import HookedTransformerConfig
+from tl_widgets.display import options
+from tl_widgets.hooks import HookedRootModule, HookPoint
+from tl_widgets.transformer import HookedTransformer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ActivationCache",
+    "HookPoint",
+    "HookedRootModule",
+    "HookedTransformer",
+    "HookedTransformerConfig",
+    "options",
+    "utils",
+]

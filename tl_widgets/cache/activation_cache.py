@@ -1,0 +1,163 @@
+"""`ActivationCache`: the activations of one run, by full name or by the field's shorthand."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from typing import TYPE_CHECKING, Any, Union
+
+import torch
+from torch import Tensor
+
+from tl_widgets.cache.names import get_act_name
+from tl_widgets.cache.summary import summary
+from tl_widgets.errors import BadInput, UnknownName, unknown
+
+if TYPE_CHECKING:
+    from tl_widgets.views import CacheView
+
+Key = Union[str, tuple]
+
+
+class ActivationCache:
+    """A mapping from activations to tensors; at the end of a notebook cell, something to explore.
+
+    Parameters
+    ----------
+    cache_dict
+        Full names to tensors.
+    model
+        The model that made them.
+    has_batch_dim
+        Whether the tensors start with a batch dimension.
+    tokens
+        ``[batch, pos]``: what the model read, where it is known.
+    mask
+        ``[batch, pos]``: 1 for a real token, 0 for padding; None where all are real.
+
+    Examples
+    --------
+    >>> from tl_widgets import HookedTransformer
+    >>> model = HookedTransformer(dict(n_layers=2, d_model=16, n_ctx=32, d_head=4, act_fn="gelu", d_vocab=50, seed=0))
+    >>> logits, cache = model.run_with_cache([3, 1, 4])
+    >>> cache["pattern", 1].shape, cache["resid_post", -1].shape, cache["embed"].shape
+    (torch.Size([1, 4, 3, 3]), torch.Size([1, 3, 16]), torch.Size([1, 3, 16]))
+    """
+
+    def __init__(
+        self,
+        cache_dict: dict[str, Tensor],
+        model: Any,
+        has_batch_dim: bool = True,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> None:
+        self.cache_dict = cache_dict
+        self.model = model
+        self.has_batch_dim = has_batch_dim
+        self.has_embed = "hook_embed" in cache_dict
+        self.has_pos_embed = "hook_pos_embed" in cache_dict
+        self.tokens = tokens
+        self.mask = mask
+        self._view: CacheView | None = None
+
+    # A mapping
+
+    def __getitem__(self, key: Key) -> Tensor:
+        """``cache["blocks.0.hook_resid_pre"]``, ``cache["resid_pre", 0]``, ``cache["scale", -1, "ln2"]``."""
+        name = self._full_name(key)
+        if name not in self.cache_dict:
+            raise self._miss(key, name)
+        return self.cache_dict[name]
+
+    def _full_name(self, key: Key) -> str:
+        if isinstance(key, str):
+            return key if key in self.cache_dict else get_act_name(key)
+        if not isinstance(key, tuple) or not 1 <= len(key) <= 3 or not isinstance(key[0], str):
+            raise UnknownName(f"A key is a name, or (name, layer) or (name, layer, part of the layer), not {key!r}.")
+        name, layer, part = (*key, None, None)[:3]
+        n_layers = self.model.cfg.n_layers
+        if layer is not None:
+            if isinstance(layer, bool) or not hasattr(layer, "__index__"):
+                raise UnknownName(f"The layer in a key is a whole number, not {layer!r}.")
+            if not -n_layers <= int(layer) < n_layers:
+                raise UnknownName(
+                    f"There is no layer {layer}: {self.model.cfg.model_name} has layers 0 to {n_layers - 1} "
+                    f"(or -{n_layers} to -1, from the end)."
+                )
+            layer = int(layer) % n_layers
+        return get_act_name(name, layer, part)
+
+    def _miss(self, key: Key, name: str) -> UnknownName:
+        points = getattr(self.model, "hook_dict", {})
+        if name in points:
+            return UnknownName(
+                f"{key!r} is {name!r}, which this run did not cache: it has {len(self)} of the model's activations. "
+                "See names_filter of run_with_cache."
+            )
+        given = key if name == key else f"{key!r} ({name})"
+        return unknown("activation", name if name != key else given, [*self.cache_dict, *points])
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            return self._full_name(key) in self.cache_dict  # type: ignore[arg-type]
+        except (KeyError, ValueError):
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.cache_dict)
+
+    def __len__(self) -> int:
+        return len(self.cache_dict)
+
+    def keys(self) -> KeysView[str]:
+        """Full names, in the order in which the model came by them."""
+        return self.cache_dict.keys()
+
+    def values(self) -> ValuesView[Tensor]:
+        """Return the activations."""
+        return self.cache_dict.values()
+
+    def items(self) -> ItemsView[str, Tensor]:
+        """Pairs of full name and activation."""
+        return self.cache_dict.items()
+
+    # The whole
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the activations take."""
+        return sum(activation.numel() * activation.element_size() for activation in self.values())
+
+    def to(self, device: torch.device | str) -> ActivationCache:
+        """Move the activations to `device`, in place."""
+        self.cache_dict = {name: activation.to(device) for name, activation in self.items()}
+        return self
+
+    def remove_batch_dim(self) -> ActivationCache:
+        """Drop the batch dimension (of one), in place."""
+        if self.has_batch_dim:
+            for name, activation in self.items():
+                if activation.shape[0] != 1:
+                    raise BadInput(f"Only a batch of one can be dropped, but {name!r} has a batch of {activation.shape[0]}.")
+            self.cache_dict = {name: activation[0] for name, activation in self.items()}
+            self.has_batch_dim = False
+        return self
+
+    # For the eye
+
+    def __repr__(self) -> str:
+        return summary(self)
+
+    @property
+    def view(self) -> CacheView:
+        """The one widget that shows this cache; read and set its selection: ``cache.view.layer``, ``.head``."""
+        if self._view is None:
+            from tl_widgets.views import CacheView
+
+            self._view = CacheView(self)
+        return self._view
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        from tl_widgets.views import mimebundle
+
+        return mimebundle(self, include=include, exclude=exclude)

@@ -1,0 +1,10 @@
+"""Hooks on any torch module: `HookPoint` marks an activation, `HookedRootModule` finds and manages the points.
+
+A hook is ``fn(activation, hook=hook_point)``: a returned tensor replaces the activation, ``None`` keeps it (and an
+in-place edit counts either way).
+"""
+
+from tl_widgets.hooks.point import HookFunction, HookPoint, is_watched
+from tl_widgets.hooks.root_module import HookedRootModule, NamedHook, NamesFilter
+
+__all__ = ["HookFunction", "HookPoint", "HookedRootModule", "NamedHook", "NamesFilter", "is_watched"]

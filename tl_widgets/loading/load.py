@@ -1,0 +1,65 @@
+"""A source's weights into a model, in place and tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_widgets.config import HookedTransformerConfig
+from tl_widgets.errors import BadInput, CannotLoad
+from tl_widgets.loading.families import family_of
+from tl_widgets.loading.families.family import Family
+from tl_widgets.loading.sources import Source
+from tl_widgets.network import Network
+
+
+def config_of(source: Source, **overrides: Any) -> tuple[HookedTransformerConfig, Family]:
+    """Return the config of a source in our terms, and the family that reads its weights.
+
+    Parameters
+    ----------
+    overrides
+        Fields of the config that the caller sets; ``first_n_layers`` and ``n_ctx`` shorten the model.
+    """
+    architecture, family = family_of(source.config)
+    fields = family.config(source.config) | {"model_name": source.name, "original_architecture": architecture}
+    first_n_layers, n_ctx = overrides.pop("first_n_layers", None), overrides.pop("n_ctx", None)
+    if first_n_layers is not None:
+        if not 0 < first_n_layers <= fields["n_layers"]:
+            raise BadInput(f"first_n_layers is 1 to {fields['n_layers']} for {source.name}, not {first_n_layers}.")
+        fields["n_layers"] = first_n_layers
+    if n_ctx is not None:
+        is_learned = fields.get("positional_embedding_type", "standard") == "standard"
+        if n_ctx < 1 or (is_learned and n_ctx > fields["n_ctx"]):
+            raise BadInput(f"n_ctx is 1 to {fields['n_ctx']} for {source.name}, not {n_ctx}: positions are learned.")
+        fields["n_ctx"] = n_ctx
+    return HookedTransformerConfig(**fields | overrides, init_weights=False), family
+
+
+@torch.no_grad()
+def fill_(model: Network, family: Family, tensors: Mapping[str, Tensor]) -> None:
+    """Copy every weight of `tensors` into `model`; never holds more than one of them beside the model.
+
+    Raises
+    ------
+    CannotLoad
+        Where one is missing, or has a shape that the config does not say.
+    """
+    missing = {name: parameter for name, parameter in model.named_parameters()}
+    try:
+        for name, tensor in family.weights(model.cfg, tensors):
+            parameter = missing.pop(name)
+            if parameter.shape != tensor.shape:
+                raise CannotLoad(
+                    f"The weight for {name} is {list(tensor.shape)}, but the config of {model.cfg.model_name} makes it "
+                    f"{list(parameter.shape)}."
+                )
+            parameter.copy_(tensor)
+    except KeyError as error:
+        raise CannotLoad(f"The weights of {model.cfg.model_name} lack {error}.") from error
+    without = [name for name in missing if not name.rsplit(".", 1)[-1].lstrip("_").startswith("b_")]
+    if without:
+        raise CannotLoad(f"The weights of {model.cfg.model_name} say nothing of {', '.join(without)}.")

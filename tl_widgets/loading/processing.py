@@ -1,0 +1,173 @@
+"""Weights rewritten so that they are easier to read, while the model computes the same log-probabilities.
+
+Every step works in place on a dict of weights by name (a state dict, or a model's own parameters), tensor by tensor.
+A step that cannot be exact for a model is left out; `why_not` says why.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tl_widgets.config import HookedTransformerConfig
+from tl_widgets.network import Network
+from tl_widgets.network.norm import build_norm
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what it does to the weights, and for which models it would not be exact."""
+
+    run: Callable[[Weights, HookedTransformerConfig], None]
+    why_not: Callable[[Weights, HookedTransformerConfig], str | None]
+
+
+def process_(model: Network, **wanted: bool) -> None:
+    """Run the steps that are `wanted` on the parameters of `model`, in place.
+
+    Parameters
+    ----------
+    wanted
+        ``fold_ln``, ``center_writing_weights``, ``center_unembed``, ``fold_value_biases``: the names in `STEPS`.
+
+    Warns
+    -----
+    UserWarning
+        For a wanted step that would not be exact for this model, with the reason.
+    """
+    cfg = model.cfg
+    weights = {name: parameter.data for name, parameter in model.named_parameters()}
+    for name, step in STEPS.items():
+        if not wanted.get(name):
+            continue
+        reason = step.why_not(weights, cfg)
+        if reason:
+            warnings.warn(f"{name} is left out for {cfg.model_name}: {reason}", stacklevel=3)
+            continue
+        with torch.no_grad():
+            step.run(weights, cfg)
+        if name == "fold_ln":
+            _replace_norms(model)
+
+
+def _replace_norms(model: Network) -> None:
+    """Put the weightless form in the place of every norm, now that gains and biases are folded."""
+    cfg = model.cfg
+    cfg.normalization_type = _FOLDED[cfg.normalization_type or ""]
+    for block in model.blocks:
+        block.ln1 = build_norm(cfg)
+        if not cfg.attn_only:
+            block.ln2 = build_norm(cfg)
+    model.ln_final = build_norm(cfg)
+    model.setup()
+
+
+_FOLDED = {"LN": "LNPre", "RMS": "RMSPre"}
+
+
+def _readers(weights: Weights, cfg: HookedTransformerConfig) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+    """Each norm, with the weights that read it and the biases that can take up its bias."""
+    kv = "" if cfg.n_key_value_heads is None else "_"
+    for layer in range(cfg.n_layers):
+        block = f"blocks.{layer}"
+        attn, mlp = f"{block}.attn", f"{block}.mlp"
+        yield (
+            f"{block}.ln1",
+            [
+                (f"{attn}.W_Q", f"{attn}.b_Q"),
+                (f"{attn}.{kv}W_K", f"{attn}.{kv}b_K"),
+                (f"{attn}.{kv}W_V", f"{attn}.{kv}b_V"),
+            ],
+        )
+        if not cfg.attn_only:
+            into_mlp: list[tuple[str, str | None]] = [(f"{mlp}.W_in", f"{mlp}.b_in")]
+            if cfg.gated_mlp:
+                into_mlp.append((f"{mlp}.W_gate", None))
+            yield f"{block}.ln2", into_mlp
+    yield "ln_final", [("unembed.W_U", "unembed.b_U")]
+
+
+def fold_layer_norm(weights: Weights, cfg: HookedTransformerConfig) -> None:
+    """Each norm's gain (and bias) into the maps that read it; under LayerNorm those are centred over d_model too."""
+    is_layer_norm = cfg.normalization_type == "LN"
+    for norm, readers in _readers(weights, cfg):
+        gain, shift = weights[f"{norm}.w"], weights.get(f"{norm}.b")
+        for name, bias_name in readers:
+            weight = weights[name]  # [..., d_model, out]
+            if shift is not None and bias_name is not None:
+                weights[bias_name] += (weight * shift[:, None]).sum(-2)
+            weight *= gain[:, None]
+            if is_layer_norm:
+                # What reads a centred input never sees its own mean over d_model.
+                weight -= weight.mean(-2, keepdim=True)
+        gain.fill_(1)
+        if shift is not None:
+            shift.zero_()
+
+
+def _why_not_fold(weights: Weights, cfg: HookedTransformerConfig) -> str | None:
+    if cfg.normalization_type not in _FOLDED:
+        return "there is no norm with weights to fold."
+    if cfg.normalization_type == "LN" and cfg.gated_mlp:
+        if any(bool(weights[f"blocks.{layer}.ln2.b"].any()) for layer in range(cfg.n_layers)):
+            return "its gated MLP has no bias that could take up the LayerNorm's in front of it."
+    return None
+
+
+def center_writing_weights(weights: Weights, cfg: HookedTransformerConfig) -> None:
+    """Take the mean over d_model from all that writes to the residual stream; LayerNorm never sees it."""
+    names = ["embed.W_E", "pos_embed.W_pos"]
+    for layer in range(cfg.n_layers):
+        names += [f"blocks.{layer}.attn.W_O", f"blocks.{layer}.attn.b_O"]
+        names += [f"blocks.{layer}.mlp.W_out", f"blocks.{layer}.mlp.b_out"]
+    for name in names:
+        if name in weights:
+            weights[name] -= weights[name].mean(-1, keepdim=True)
+
+
+def _why_not_center_writing(weights: Weights, cfg: HookedTransformerConfig) -> str | None:
+    if cfg.normalization_type not in ("LN", "LNPre"):
+        return "only LayerNorm is blind to the mean that centring removes."
+    if cfg.final_rms:
+        return "its final norm is RMSNorm, which reads the mean that centring would remove."
+    return None
+
+
+def center_unembed(weights: Weights, cfg: HookedTransformerConfig) -> None:
+    """Take the mean over the vocabulary from W_U and b_U; log-probabilities never see it."""
+    for name in ("unembed.W_U", "unembed.b_U"):
+        weights[name] -= weights[name].mean(-1, keepdim=True)
+
+
+def _why_not_center_unembed(weights: Weights, cfg: HookedTransformerConfig) -> str | None:
+    return "its logits go through a soft cap." if cfg.output_logits_soft_cap > 0 else None
+
+
+def fold_value_biases(weights: Weights, cfg: HookedTransformerConfig) -> None:
+    """b_V through W_O into b_O: rows of a pattern sum to one, so each head writes it whole wherever it attends."""
+    b_V_name = "b_V" if cfg.n_key_value_heads is None else "_b_V"
+    for layer in range(cfg.n_layers):
+        attn = f"blocks.{layer}.attn"
+        b_V, W_O = weights[f"{attn}.{b_V_name}"], weights[f"{attn}.W_O"]
+        b_V_of_heads = b_V.repeat_interleave(cfg.n_heads // b_V.shape[0], dim=0)
+        weights[f"{attn}.b_O"] += torch.einsum("he,hem->m", b_V_of_heads, W_O)
+        b_V.zero_()
+
+
+def _always(weights: Weights, cfg: HookedTransformerConfig) -> str | None:
+    return None
+
+
+# In the order in which they run.
+STEPS: dict[str, Step] = {
+    "fold_ln": Step(fold_layer_norm, _why_not_fold),
+    "center_writing_weights": Step(center_writing_weights, _why_not_center_writing),
+    "center_unembed": Step(center_unembed, _why_not_center_unembed),
+    "fold_value_biases": Step(fold_value_biases, _always),
+}

@@ -1,0 +1,37 @@
+"""How well logits predict the tokens that came."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def lm_cross_entropy_loss(
+    logits: Tensor, tokens: Tensor, attention_mask: Tensor | None = None, per_token: bool = False
+) -> Tensor:
+    """Cross-entropy of each token given those before it, in nats.
+
+    Parameters
+    ----------
+    logits
+        ``[batch, pos, d_vocab]``.
+    tokens
+        ``[batch, pos]``.
+    attention_mask
+        ``[batch, pos]``, 0 for padding: predictions from or of padding count nothing.
+    per_token
+        Return ``[batch, pos - 1]`` rather than the mean.
+
+    Examples
+    --------
+    >>> import torch
+    >>> lm_cross_entropy_loss(torch.zeros(1, 3, 4), torch.tensor([[0, 1, 2]]))
+    tensor(1.3863)
+    """
+    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")
+    losses = losses.view(tokens.shape[0], -1).to(logits.dtype)
+    if attention_mask is None:
+        return losses if per_token else losses.mean()
+    counts = (attention_mask[:, :-1] * attention_mask[:, 1:]).to(losses)
+    losses = losses * counts
+    return losses if per_token else losses.sum() / counts.sum()

@@ -1,0 +1,232 @@
+"""Attention: heads with keys and values of their own, or shared by groups of heads (grouped-query)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tl_widgets.config import HookedTransformerConfig
+from tl_widgets.hooks import HookPoint, is_watched
+from tl_widgets.network import weights
+from tl_widgets.network.masking import AttentionMask
+from tl_widgets.network.rotary import Rotary
+
+
+class AbstractAttention(nn.Module):
+    """One layer's heads; subclasses say where keys and values come from.
+
+    Parameters
+    ----------
+    attn_type
+        ``"global"``, or ``"local"`` for a sliding window of ``cfg.window_size``.
+    layer_id
+        The layer's number, for models that scale scores by it.
+    rotary
+        The model's tables, where positions are rotary.
+    """
+
+    W_Q: nn.Parameter
+    b_Q: nn.Parameter
+
+    def __init__(
+        self,
+        cfg: HookedTransformerConfig,
+        attn_type: str = "global",
+        layer_id: int | None = None,
+        rotary: Rotary | None = None,
+    ) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.layer_id = layer_id
+        self.is_local = attn_type == "local"
+        # In a tuple, so that the model's one table is not registered again under every layer.
+        self._rotary = (rotary,)
+
+        self.W_Q = weights.into_heads(cfg, cfg.n_heads)
+        self.W_O = weights.out_of_heads(cfg)
+        self.b_Q = weights.zeros(cfg, cfg.n_heads, cfg.d_head)
+        self.b_O = weights.zeros(cfg, cfg.d_model)
+
+        self.hook_q = HookPoint()  # [batch, pos, head, d_head]
+        self.hook_k = HookPoint()  # [batch, pos, kv_head, d_head]
+        self.hook_v = HookPoint()  # [batch, pos, kv_head, d_head]
+        if rotary is not None:
+            self.hook_rot_q = HookPoint()
+            self.hook_rot_k = HookPoint()
+        self.hook_attn_scores = HookPoint()  # [batch, head, query_pos, key_pos]
+        self.hook_pattern = HookPoint()  # [batch, head, query_pos, key_pos]
+        self.hook_z = HookPoint()  # [batch, pos, head, d_head]
+        self.hook_result = HookPoint()  # [batch, pos, head, d_model], optional
+
+    def _key_value_parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`W_K`, `b_K`, `W_V`, `b_V` as they are stored."""
+        raise TypeError("Build Attention or GroupedQueryAttention, not AbstractAttention.")
+
+    @property
+    def rotary_sin(self) -> Tensor:
+        """``[n_ctx, rotary_dim]``."""
+        return self._tables().sin
+
+    @property
+    def rotary_cos(self) -> Tensor:
+        """``[n_ctx, rotary_dim]``."""
+        return self._tables().cos
+
+    def _tables(self) -> Rotary:
+        (rotary,) = self._rotary
+        if rotary is None:
+            raise AttributeError("This model has no rotary positions.")
+        return rotary
+
+    def forward(self, query_input: Tensor, key_input: Tensor, value_input: Tensor, mask: AttentionMask) -> Tensor:
+        """What the heads write, ``[batch, pos, d_model]``.
+
+        The inputs are ``[batch, pos, d_model]``, or ``[batch, pos, head, d_model]`` where each head reads its own.
+        """
+        W_K, b_K, W_V, b_V = self._key_value_parameters()
+        q = self.hook_q(_into_heads(query_input, self.W_Q, self.b_Q))
+        k = self.hook_k(_into_heads(key_input, W_K, b_K))
+        v = self.hook_v(_into_heads(value_input, W_V, b_V))
+        (rotary,) = self._rotary
+        if rotary is not None:
+            q = self.hook_rot_q(rotary(q, mask.positions))
+            k = self.hook_rot_k(rotary(k, mask.positions))
+
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [batch, head, pos, d_head]
+        if self._pattern_is_needed():
+            z = self._attend_in_steps(q, k, v, mask)
+        else:
+            z = self._attend_fused(q, k, v, mask)
+        return self._write(self.hook_z(z.transpose(1, 2)))
+
+    def _pattern_is_needed(self) -> bool:
+        return (
+            is_watched(self.hook_attn_scores) or is_watched(self.hook_pattern) or self.cfg.attn_scores_soft_cap > 0
+        )
+
+    def _score_scale(self) -> float:
+        scale = self.cfg.attn_scale if self.cfg.use_attn_scale else 1.0
+        if self.cfg.scale_attn_by_inverse_layer_idx:
+            scale *= (self.layer_id or 0) + 1
+        return 1.0 / scale
+
+    def _attend_fused(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
+        """``[batch, head, pos, d_head]``, without ever forming scores or patterns."""
+        k, v = self._for_every_head(k), self._for_every_head(v)
+        plain = mask.is_plain_causal(self.is_local)
+        allowed, without_keys = None, None
+        if not plain:
+            allowed, without_keys = mask.allowed(self.is_local), mask.without_keys(self.is_local)
+            if without_keys is not None:
+                allowed = allowed | without_keys  # a softmax over nothing is not defined; set to zero below
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=plain, scale=self._score_scale())
+        return z if without_keys is None else z.masked_fill(without_keys, 0.0)
+
+    def _attend_in_steps(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
+        """``[batch, head, pos, d_head]``, through scores and patterns that hooks can see and change."""
+        k, v = self._for_every_head(k), self._for_every_head(v)
+        scores = (q * self._score_scale()) @ k.transpose(-2, -1)
+        if self.cfg.attn_scores_soft_cap > 0:
+            scores = self.cfg.attn_scores_soft_cap * torch.tanh(scores / self.cfg.attn_scores_soft_cap)
+        scores = scores.masked_fill(~mask.allowed(self.is_local), -math.inf)
+        scores = self.hook_attn_scores(scores)
+        pattern = F.softmax(scores, dim=-1)
+        if mask.tokens_mask is not None:
+            pattern = pattern.nan_to_num(0.0)  # a query without keys attends to nothing
+        pattern = self.hook_pattern(pattern)
+        return pattern.to(v.dtype) @ v
+
+    def _for_every_head(self, keys_or_values: Tensor) -> Tensor:
+        """``[batch, kv_head, pos, d_head]`` -> ``[batch, head, pos, d_head]``."""
+        repeats = self.cfg.n_heads // keys_or_values.shape[1]
+        return keys_or_values if repeats == 1 else keys_or_values.repeat_interleave(repeats, dim=1)
+
+    def _write(self, z: Tensor) -> Tensor:
+        """``[batch, pos, head, d_head]`` -> ``[batch, pos, d_model]``."""
+        if self.cfg.use_attn_result or is_watched(self.hook_result):
+            by_head = z.flatten(0, 1).transpose(0, 1) @ self.W_O  # [head, batch * pos, d_model]
+            result = by_head.transpose(0, 1).unflatten(0, z.shape[:2])
+            return self.hook_result(result).sum(dim=2) + self.b_O
+        return F.linear(z.flatten(2), weights.as_linear_out_of_heads(self.W_O), self.b_O)
+
+
+def _into_heads(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``[batch, pos, (head,) d_model]`` -> ``[batch, pos, head, d_head]``."""
+    if x.ndim == 3:
+        flat = F.linear(x, weights.as_linear_into_heads(weight), bias.flatten())
+        return flat.unflatten(-1, bias.shape)
+    by_head = x.flatten(0, 1).transpose(0, 1) @ weight  # [head, batch * pos, d_head]
+    return by_head.transpose(0, 1).unflatten(0, x.shape[:2]) + bias
+
+
+class Attention(AbstractAttention):
+    """Every head with keys and values of its own."""
+
+    def __init__(
+        self,
+        cfg: HookedTransformerConfig,
+        attn_type: str = "global",
+        layer_id: int | None = None,
+        rotary: Rotary | None = None,
+    ) -> None:
+        super().__init__(cfg, attn_type, layer_id, rotary)
+        self.W_K = weights.into_heads(cfg, cfg.n_heads)
+        self.W_V = weights.into_heads(cfg, cfg.n_heads)
+        self.b_K = weights.zeros(cfg, cfg.n_heads, cfg.d_head)
+        self.b_V = weights.zeros(cfg, cfg.n_heads, cfg.d_head)
+
+    def _key_value_parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.W_K, self.b_K, self.W_V, self.b_V
+
+
+class GroupedQueryAttention(AbstractAttention):
+    """Groups of heads share keys and values: `_W_K` ... are stored, `W_K` ... are repeated for every head."""
+
+    def __init__(
+        self,
+        cfg: HookedTransformerConfig,
+        attn_type: str = "global",
+        layer_id: int | None = None,
+        rotary: Rotary | None = None,
+    ) -> None:
+        super().__init__(cfg, attn_type, layer_id, rotary)
+        self._W_K = weights.into_heads(cfg, cfg.n_kv_heads)
+        self._W_V = weights.into_heads(cfg, cfg.n_kv_heads)
+        self._b_K = weights.zeros(cfg, cfg.n_kv_heads, cfg.d_head)
+        self._b_V = weights.zeros(cfg, cfg.n_kv_heads, cfg.d_head)
+
+    def _key_value_parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self._W_K, self._b_K, self._W_V, self._b_V
+
+    def _repeated(self, stored: Tensor) -> Tensor:
+        return stored.repeat_interleave(self.cfg.n_heads // self.cfg.n_kv_heads, dim=0)
+
+    @property
+    def W_K(self) -> Tensor:
+        """``[n_heads, d_model, d_head]``, each group's keys repeated."""
+        return self._repeated(self._W_K)
+
+    @property
+    def W_V(self) -> Tensor:
+        """``[n_heads, d_model, d_head]``, each group's values repeated."""
+        return self._repeated(self._W_V)
+
+    @property
+    def b_K(self) -> Tensor:
+        """``[n_heads, d_head]``."""
+        return self._repeated(self._b_K)
+
+    @property
+    def b_V(self) -> Tensor:
+        """``[n_heads, d_head]``."""
+        return self._repeated(self._b_V)
+
+
+def build_attention(cfg: HookedTransformerConfig, layer_id: int, rotary: Rotary | None) -> AbstractAttention:
+    """Return the attention that `cfg` asks for in this layer."""
+    attn_type = cfg.attn_types[layer_id] if cfg.use_local_attn and cfg.attn_types else "global"
+    kind = Attention if cfg.n_key_value_heads is None else GroupedQueryAttention
+    return kind(cfg, attn_type, layer_id, rotary)

@@ -1,0 +1,78 @@
+"""One block: attention and MLP, each reading the residual stream through a norm and adding to it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tl_widgets.config import HookedTransformerConfig
+from tl_widgets.hooks import HookPoint, is_watched
+from tl_widgets.network.attention import build_attention
+from tl_widgets.network.masking import AttentionMask
+from tl_widgets.network.mlp import build_mlp
+from tl_widgets.network.norm import build_norm
+from tl_widgets.network.rotary import Rotary
+
+
+class TransformerBlock(nn.Module):
+    """Residual stream in, residual stream out, both ``[batch, pos, d_model]``."""
+
+    def __init__(self, cfg: HookedTransformerConfig, block_index: int, rotary: Rotary | None = None) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.hook_resid_pre = HookPoint()
+        # Optional: the input of each head, [batch, pos, head, d_model].
+        self.hook_attn_in = HookPoint()
+        self.hook_q_input = HookPoint()
+        self.hook_k_input = HookPoint()
+        self.hook_v_input = HookPoint()
+        self.ln1 = build_norm(cfg)
+        self.attn = build_attention(cfg, block_index, rotary)
+        self.hook_attn_out = HookPoint()
+        if not cfg.attn_only:
+            if not cfg.parallel_attn_mlp:
+                self.hook_resid_mid = HookPoint()
+            self.hook_mlp_in = HookPoint()  # optional
+            self.ln2 = build_norm(cfg)
+            self.mlp = build_mlp(cfg)
+            self.hook_mlp_out = HookPoint()
+        self.hook_resid_post = HookPoint()
+
+    def forward(self, resid_pre: Tensor, mask: AttentionMask) -> Tensor:
+        """Run the block."""
+        resid_pre = self.hook_resid_pre(resid_pre)
+        attn_out = self.hook_attn_out(self._attention(resid_pre, mask))
+        if self.cfg.attn_only:
+            resid_post = resid_pre + attn_out
+        elif self.cfg.parallel_attn_mlp:
+            resid_post = resid_pre + attn_out + self.hook_mlp_out(self._mlp(resid_pre))
+        else:
+            resid_mid = self.hook_resid_mid(resid_pre + attn_out)
+            resid_post = resid_mid + self.hook_mlp_out(self._mlp(resid_mid))
+        return self.hook_resid_post(resid_post)
+
+    def _attention(self, resid_pre: Tensor, mask: AttentionMask) -> Tensor:
+        attn_in = resid_pre
+        if self.cfg.use_attn_in or is_watched(self.hook_attn_in):
+            attn_in = self.hook_attn_in(_for_each_head(resid_pre, self.cfg.n_heads))
+        split = (self.hook_q_input, self.hook_k_input, self.hook_v_input)
+        if not (self.cfg.use_split_qkv_input or any(is_watched(point) for point in split)):
+            normalized = self.ln1(attn_in)
+            return self.attn(normalized, normalized, normalized, mask)
+        inputs = [
+            self.ln1(point(_for_each_head(attn_in, n_heads)))
+            for point, n_heads in zip(split, (self.cfg.n_heads, self.cfg.n_kv_heads, self.cfg.n_kv_heads))
+        ]
+        return self.attn(*inputs, mask)
+
+    def _mlp(self, resid: Tensor) -> Tensor:
+        if self.cfg.use_hook_mlp_in or is_watched(self.hook_mlp_in):
+            # A copy, so that an edit in place reaches the MLP alone and not the residual stream.
+            resid = self.hook_mlp_in(resid.clone())
+        return self.mlp(self.ln2(resid))
+
+
+def _for_each_head(x: Tensor, n_heads: int) -> Tensor:
+    """``[batch, pos, d_model]`` -> ``[batch, pos, head, d_model]``, memory of its own (hooks edit in place)."""
+    if x.ndim == 4:
+        return x.clone()
+    return x.unsqueeze(2).repeat(1, 1, n_heads, 1)

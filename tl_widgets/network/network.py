@@ -1,0 +1,92 @@
+"""`Network`: tokens in, residual stream through the blocks, logits out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tl_widgets.config import HookedTransformerConfig
+from tl_widgets.errors import BadInput
+from tl_widgets.hooks import HookedRootModule, HookPoint
+from tl_widgets.network.block import TransformerBlock
+from tl_widgets.network.embed import Embed, PosEmbed, Unembed
+from tl_widgets.network.masking import AttentionMask
+from tl_widgets.network.norm import build_norm
+from tl_widgets.network.rotary import Rotary
+
+# Activations that are only formed when asked for: by their flag in the config, or by a hook.
+OPTIONAL_POINTS = {
+    "hook_tokens": "use_hook_tokens",
+    "hook_attn_in": "use_attn_in",
+    "hook_q_input": "use_split_qkv_input",
+    "hook_k_input": "use_split_qkv_input",
+    "hook_v_input": "use_split_qkv_input",
+    "hook_mlp_in": "use_hook_mlp_in",
+    "hook_result": "use_attn_result",
+}
+
+
+class Network(HookedRootModule):
+    """The transformer itself, with a `HookPoint` on every activation and no idea of text."""
+
+    def __init__(self, cfg: HookedTransformerConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        if cfg.d_vocab <= 0:
+            raise BadInput("d_vocab must be set where there is no tokenizer to take it from.")
+        self.hook_tokens = HookPoint()  # [batch, pos], optional
+        self.embed = Embed(cfg)
+        self.hook_embed = HookPoint()  # [batch, pos, d_model]
+        if cfg.positional_embedding_type == "standard":
+            self.pos_embed = PosEmbed(cfg)
+            self.hook_pos_embed = HookPoint()  # [batch, pos, d_model]
+        self.rotary = Rotary(cfg) if cfg.positional_embedding_type == "rotary" else None
+        self.blocks = nn.ModuleList(TransformerBlock(cfg, i, self.rotary) for i in range(cfg.n_layers))
+        self.ln_final = build_norm(cfg)
+        self.unembed = Unembed(cfg)
+        if cfg.init_weights:
+            self.init_weights()
+        self.setup()
+
+    def init_weights(self) -> None:
+        """Random weights: normal with standard deviation ``cfg.initializer_range``; biases zero, gains one."""
+        if self.cfg.seed is not None:
+            torch.manual_seed(self.cfg.seed)
+        for name, weight in self.named_parameters():
+            if name.rsplit(".", 1)[-1].lstrip("_").startswith("W_"):
+                nn.init.normal_(weight, std=self.cfg.initializer_range)
+
+    def _is_switched_off(self, point: HookPoint) -> bool:
+        flag = OPTIONAL_POINTS.get((point.name or "").rsplit(".", 1)[-1])
+        return flag is not None and not getattr(self.cfg, flag)
+
+    def attention_mask(self, residual_or_tokens: Tensor, tokens_mask: Tensor | None = None) -> AttentionMask:
+        """Positions and permissions for a batch, from its padding mask ``[batch, pos]``."""
+        if tokens_mask is not None and self.cfg.attention_dir == "causal" and _pads_at_the_end(tokens_mask):
+            tokens_mask = None  # no real token can see what comes after it: the fast path serves
+        return AttentionMask(self.cfg, residual_or_tokens.shape[1], residual_or_tokens.device, tokens_mask)
+
+    def embed_tokens(self, tokens: Tensor, mask: AttentionMask) -> Tensor:
+        """``[batch, pos]`` -> the residual stream that enters the first block, ``[batch, pos, d_model]``."""
+        tokens = self.hook_tokens(tokens)
+        residual = self.hook_embed(self.embed(tokens))
+        if self.cfg.positional_embedding_type == "standard":
+            positions = mask.positions.expand(tokens.shape[0], -1)
+            residual = residual + self.hook_pos_embed(self.pos_embed(positions))
+        return residual
+
+    def run_blocks(self, residual: Tensor, mask: AttentionMask, start: int, stop: int) -> Tensor:
+        """Residual stream ``[batch, pos, d_model]`` through the blocks `start` to `stop` - 1."""
+        for block in self.blocks[start:stop]:
+            residual = block(residual, mask)
+        return residual
+
+    def to_logits(self, residual: Tensor) -> Tensor:
+        """Final residual stream -> logits ``[batch, pos, d_vocab_out]``."""
+        logits = self.unembed(self.ln_final(residual))
+        cap = self.cfg.output_logits_soft_cap
+        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+
+
+def _pads_at_the_end(tokens_mask: Tensor) -> bool:
+    return bool((tokens_mask[:, 0] == 1).all() and (tokens_mask[:, 1:] <= tokens_mask[:, :-1]).all())

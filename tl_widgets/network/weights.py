@@ -1,0 +1,58 @@
+"""Weights in the field's shapes over memory that a fused matrix product reads without a copy.
+
+`W_Q` is ``[n_heads, d_model, d_head]`` to whoever looks, but its memory is that of torch's ``Linear``, ``[n_heads *
+d_head, d_model]``: the parameter is a strided view. The functions ``as_linear_*`` give back the ``Linear`` view; where
+a user has put a tensor of other strides in a parameter's place they copy, and stay right.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tl_widgets.config import HookedTransformerConfig
+
+
+def parameter(tensor: Tensor) -> nn.Parameter:
+    """Return a parameter that keeps the strides of `tensor`."""
+    return nn.Parameter(tensor)
+
+
+def empty(cfg: HookedTransformerConfig, *shape: int) -> Tensor:
+    """Uninitialised memory of the model's dtype, on its device."""
+    return torch.empty(*shape, dtype=cfg.dtype, device=cfg.device)  # type: ignore[arg-type]
+
+
+def zeros(cfg: HookedTransformerConfig, *shape: int) -> nn.Parameter:
+    """Return a bias."""
+    return parameter(empty(cfg, *shape).zero_())
+
+
+def ones(cfg: HookedTransformerConfig, *shape: int) -> nn.Parameter:
+    """Return a gain."""
+    return parameter(empty(cfg, *shape).fill_(1))
+
+
+def matrix(cfg: HookedTransformerConfig, d_in: int, d_out: int) -> nn.Parameter:
+    """``[d_in, d_out]``, in memory ``[d_out, d_in]``."""
+    return parameter(empty(cfg, d_out, d_in).T)
+
+
+def into_heads(cfg: HookedTransformerConfig, n_heads: int) -> nn.Parameter:
+    """``[n_heads, d_model, d_head]``, in memory ``[n_heads, d_head, d_model]``."""
+    return parameter(empty(cfg, n_heads, cfg.d_head, cfg.d_model).transpose(1, 2))
+
+
+def out_of_heads(cfg: HookedTransformerConfig) -> nn.Parameter:
+    """``[n_heads, d_head, d_model]``, in memory ``[d_model, n_heads, d_head]``."""
+    return parameter(empty(cfg, cfg.d_model, cfg.n_heads, cfg.d_head).permute(1, 2, 0))
+
+
+def as_linear_into_heads(weight: Tensor) -> Tensor:
+    """``[n_heads, d_model, d_head]`` -> ``[n_heads * d_head, d_model]``."""
+    return weight.transpose(1, 2).flatten(0, 1)
+
+
+def as_linear_out_of_heads(weight: Tensor) -> Tensor:
+    """``[n_heads, d_head, d_model]`` -> ``[d_model, n_heads * d_head]``."""
+    return weight.permute(2, 0, 1).flatten(1, 2)

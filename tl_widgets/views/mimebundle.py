@@ -1,0 +1,29 @@
+"""What an object gives to the notebook that displays it: a view, a picture where no script runs, and text."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from tl_widgets.cache import ActivationCache
+from tl_widgets.display import options
+from tl_widgets.errors import BadInput
+from tl_widgets.views.picture import SCALE, picture
+
+
+def mimebundle(cache: ActivationCache, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return data and metadata by MIME type; only text where there is nothing to see, or text was asked for."""
+    data: dict[str, Any] = {"text/plain": repr(cache)}
+    if options.display == "text":
+        return data, {}
+    try:
+        view = cache.view
+    except BadInput as nothing_to_show:
+        data["text/plain"] += f"\n  {nothing_to_show}"
+        return data, {}
+    view.hold()
+    png, (width, height) = picture(cache, view.layer, view.head, view.example)
+    shown = view._repr_mimebundle_()
+    data |= {**(shown[0] if isinstance(shown, tuple) else shown), "text/plain": data["text/plain"]}
+    data["image/png"] = base64.b64encode(png).decode()
+    return data, {"image/png": {"width": width // SCALE, "height": height // SCALE}}
