@@ -75,7 +75,7 @@ class HookedTransformerConfig:
     model_name: str = "custom"
     n_heads: int = -1
     d_mlp: int | None = None
-    act_fn: str | None = None
+    act_fn: str | None = "relu"
     d_vocab: int = -1
     eps: float = 1e-5
     use_attn_result: bool = False

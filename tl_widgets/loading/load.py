@@ -24,8 +24,8 @@ def config_of(source: Source, **overrides: Any) -> tuple[HookedTransformerConfig
     overrides
         Fields of the config that the caller sets; ``first_n_layers`` and ``n_ctx`` shorten the model.
     """
-    architecture, family = family_of(source.config)
-    fields = family.config(source.config) | {"model_name": source.name, "original_architecture": architecture}
+    family = family_of(source.architecture)
+    fields = family.config(source.config) | {"model_name": source.name, "original_architecture": source.architecture}
     first_n_layers, n_ctx = overrides.pop("first_n_layers", None), overrides.pop("n_ctx", None)
     if first_n_layers is not None:
         if not 0 < first_n_layers <= fields["n_layers"]:

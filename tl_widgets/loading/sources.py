@@ -32,12 +32,15 @@ class Source:
         Its weights by their names there; each is read when it is asked for.
     load_tokenizer
         Returns its tokenizer, or None where there is none.
+    architecture
+        The transformers class that it was saved from.
     """
 
     name: str
     config: Any
     tensors: Mapping[str, Tensor]
     load_tokenizer: Callable[[], Any]
+    architecture: str | None
 
 
 def find_source(model_name: str, hf_model: Any = None, **hub_options: Any) -> Source:
@@ -76,7 +79,7 @@ def find_source(model_name: str, hf_model: Any = None, **hub_options: Any) -> So
 
 def from_object(model_name: str, hf_model: Any) -> Source:
     """Return a transformers model in memory as a source; asks nothing of a network."""
-    return Source(_last_part(model_name), hf_model.config, hf_model.state_dict(), lambda: None)
+    return Source(_last_part(model_name), hf_model.config, hf_model.state_dict(), lambda: None, type(hf_model).__name__)
 
 
 def from_hub(hub_id: str, **options: Any) -> Source:
@@ -119,7 +122,8 @@ def from_directory(folder: Path, name: str | None = None) -> Source:
         config = AutoConfig.from_pretrained(folder)
     except (ValueError, KeyError, OSError) as error:
         raise CannotLoad(f"The config.json of {folder} could not be read: {error}") from error
-    return Source(name or folder.name, config, SafetensorsFiles(folder), lambda: _tokenizer(folder))
+    architecture = next(iter(config.architectures or []), None)
+    return Source(name or folder.name, config, SafetensorsFiles(folder), lambda: _tokenizer(folder), architecture)
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -164,6 +164,8 @@ def _checked_side(side: str) -> str:
 def check_tokens(tokens: Any, d_vocab: int, n_ctx: int, device: Any) -> Tensor:
     """Tokens as ``[batch, pos]`` on `device`, or an error that says what is wrong with them."""
     tokens = torch.as_tensor(tokens)
+    if tokens.numel() == 0:
+        raise BadInput(f"There are no tokens in an input of shape {list(tokens.shape)}.")
     if tokens.dtype == torch.bool or tokens.is_floating_point() or tokens.is_complex():
         raise BadType(
             f"Tokens are whole numbers, but this tensor is {tokens.dtype}. "
@@ -173,8 +175,6 @@ def check_tokens(tokens: Any, d_vocab: int, n_ctx: int, device: Any) -> Tensor:
         tokens = tokens[None]
     if tokens.ndim != 2:
         raise BadInput(f"Tokens are [pos] or [batch, pos], not {list(tokens.shape)}.")
-    if tokens.numel() == 0:
-        raise BadInput(f"There are no tokens in a tensor of shape {list(tokens.shape)}.")
     if tokens.shape[1] > n_ctx:
         raise BadInput(f"{tokens.shape[1]} tokens are more than the longest context of this model, {n_ctx}.")
     outside = tokens[(tokens < 0) | (tokens >= d_vocab)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tl_widgets.errors import CannotLoad, nearest
 from tl_widgets.loading.families import gpt2, llama
 from tl_widgets.loading.families.family import Family
@@ -13,10 +11,9 @@ FAMILIES: tuple[Family, ...] = (gpt2.FAMILY, llama.FAMILY)
 _BY_ARCHITECTURE = {architecture: family for family in FAMILIES for architecture in family.architectures}
 
 
-def family_of(hf_config: Any, architecture: str | None = None) -> tuple[str, Family]:
-    """Return the architecture that a transformers config names, and the family that reads it."""
-    architecture = architecture or next(iter(getattr(hf_config, "architectures", None) or []), None)
-    if architecture not in _BY_ARCHITECTURE:
+def family_of(architecture: str | None) -> Family:
+    """Return the family that reads the weights of a transformers class."""
+    if architecture is None or architecture not in _BY_ARCHITECTURE:
         known = ", ".join(_BY_ARCHITECTURE)
         close = nearest(str(architecture), _BY_ARCHITECTURE)
         raise CannotLoad(
@@ -24,7 +21,7 @@ def family_of(hf_config: Any, architecture: str | None = None) -> tuple[str, Fam
             + (f" The nearest is {close[0]}." if close else "")
             + " A family is one short file in tl_widgets/loading/families/."
         )
-    return architecture, _BY_ARCHITECTURE[architecture]
+    return _BY_ARCHITECTURE[architecture]
 
 
 __all__ = ["FAMILIES", "Family", "family_of"]

@@ -1,0 +1,222 @@
+"""Hooks: what they see and change, and that none outlives the call that set it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracle import GPT2_LIKE, LLAMA_LIKE, pair
+
+from tl_widgets import HookedRootModule, HookedTransformer, HookPoint
+
+TOKENS = torch.arange(10)[None]
+
+
+@pytest.fixture()
+def model():
+    return HookedTransformer(GPT2_LIKE)
+
+
+def hooks_left(model):
+    return [name for name, point in model.hook_dict.items() if point.has_hooks()]
+
+
+def test_a_returned_tensor_replaces_and_an_edit_in_place_counts(model):
+    plain = model(TOKENS)
+    zero = model.run_with_hooks(TOKENS, fwd_hooks=[("blocks.0.hook_attn_out", lambda x, hook: torch.zeros_like(x))])
+    in_place = model.run_with_hooks(TOKENS, fwd_hooks=[("blocks.0.hook_attn_out", lambda x, hook: x.zero_().sum() and None)])
+    assert not torch.allclose(plain, zero)
+    torch.testing.assert_close(zero, in_place)
+    torch.testing.assert_close(model(TOKENS), plain)
+
+
+@pytest.mark.parametrize("run", ["run_with_hooks", "run_with_cache", "hooks"])
+def test_a_hook_that_raises_leaves_no_hook_behind(model, run):
+    def fails(activation, hook):
+        raise RuntimeError(f"at {hook.name}")
+
+    bad = [("blocks.0.hook_resid_mid", lambda x, hook: None), ("blocks.1.attn.hook_q", fails)]
+    with pytest.raises(RuntimeError, match="at blocks.1.attn.hook_q"):
+        if run == "run_with_hooks":
+            model.run_with_hooks(TOKENS, fwd_hooks=bad)
+        elif run == "hooks":
+            with model.hooks(fwd_hooks=bad):
+                model(TOKENS)
+        else:
+            with model.hooks(fwd_hooks=bad):
+                model.run_with_cache(TOKENS)
+    assert hooks_left(model) == []
+    assert model.context_level == 0
+
+
+def test_a_misspelt_name_among_good_ones_leaves_no_hook_behind(model):
+    with pytest.raises(KeyError, match="hook_resid_mid"):
+        model.run_with_hooks(TOKENS, fwd_hooks=[("hook_embed", print), ("blocks.0.hook_resid_mit", print)])
+    assert hooks_left(model) == []
+
+
+def test_contexts_nest_and_each_removes_its_own(model):
+    with model.hooks(fwd_hooks=[("hook_embed", lambda x, hook: None)]):
+        with model.hooks(fwd_hooks=[("hook_embed", lambda x, hook: None), ("hook_pos_embed", lambda x, hook: None)]):
+            assert len(model.hook_dict["hook_embed"].fwd_hooks) == 2
+        assert len(model.hook_dict["hook_embed"].fwd_hooks) == 1
+        assert hooks_left(model) == ["hook_embed"]
+    assert hooks_left(model) == []
+
+
+def test_hooks_by_hand_stay_until_reset_and_permanent_ones_longer(model):
+    model.add_hook("hook_embed", lambda x, hook: None)
+    model.add_perma_hook("hook_pos_embed", lambda x, hook: None)
+    model.run_with_hooks(TOKENS, fwd_hooks=[("blocks.0.hook_resid_pre", lambda x, hook: None)])
+    assert hooks_left(model) == ["hook_embed", "hook_pos_embed"]
+    model.reset_hooks()
+    assert hooks_left(model) == ["hook_pos_embed"]
+    model.reset_hooks(including_permanent=True)
+    assert hooks_left(model) == []
+
+
+def test_order_prepend_and_remove_hook(model):
+    calls = []
+    model.add_hook("hook_embed", lambda x, hook: calls.append("first"))
+    model.add_hook("hook_embed", lambda x, hook: calls.append("before"), prepend=True)
+    model(TOKENS)
+    assert calls == ["before", "first"]
+    model.remove_hook("hook_embed")
+    model(TOKENS)
+    assert calls == ["before", "first"]
+
+
+def test_a_hook_may_remove_and_add_hooks_while_the_model_runs(model):
+    seen = []
+
+    def once(activation, hook):
+        seen.append(hook.name)
+        hook.remove_hooks()
+        model.add_hook("blocks.1.hook_resid_pre", lambda x, hook: seen.append(hook.name))
+
+    model.add_hook("blocks.0.hook_resid_pre", once)
+    model(TOKENS)
+    assert seen == ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"]
+    model.reset_hooks()
+
+
+def test_ctx_outlives_the_run_and_layer_comes_from_the_name(model):
+    def count(activation, hook):
+        hook.ctx["layer"] = hook.layer()
+
+    model.run_with_hooks(TOKENS, fwd_hooks=[("blocks.1.attn.hook_z", count)])
+    assert model.hook_dict["blocks.1.attn.hook_z"].ctx == {"layer": 1}
+    model.clear_contexts()
+    assert model.hook_dict["blocks.1.attn.hook_z"].ctx == {}
+    with pytest.raises(ValueError, match="hook_embed"):
+        model.hook_dict["hook_embed"].layer()
+
+
+@pytest.mark.parametrize(
+    "name, config",
+    [
+        ("attn.hook_result", GPT2_LIKE),
+        ("hook_q_input", LLAMA_LIKE | dict(n_key_value_heads=2)),
+        ("hook_attn_in", GPT2_LIKE),
+        ("hook_mlp_in", GPT2_LIKE),
+    ],
+)
+def test_an_optional_point_is_switched_on_by_hooking_it(name, config):
+    _, model = pair(config)
+    plain, full_name, seen = model(TOKENS), f"blocks.1.{name}", []
+    by_name = model.run_with_hooks(TOKENS, fwd_hooks=[(full_name, lambda x, hook: seen.append(hook.name))])
+    model.run_with_hooks(TOKENS, fwd_hooks=[(lambda n: n.endswith(name), lambda x, hook: seen.append(hook.name))])
+    assert seen == [full_name, f"blocks.0.{name}", full_name]
+    torch.testing.assert_close(by_name, plain, atol=1e-5, rtol=1e-5)
+    _, cache = model.run_with_cache(TOKENS, names_filter=full_name)
+    assert list(cache) == [full_name]
+    _, everything = model.run_with_cache(TOKENS)
+    assert full_name not in everything
+
+
+def test_optional_inputs_reach_one_head_and_leave_the_stream_alone():
+    theirs, ours = pair(GPT2_LIKE)
+    theirs.set_use_split_qkv_input(True)
+
+    def edit(x, hook):
+        x[:, :, 2] *= 0.5
+
+    hook = [("blocks.1.hook_k_input", edit)]
+    torch.testing.assert_close(
+        ours.run_with_hooks(TOKENS, fwd_hooks=hook), theirs.run_with_hooks(TOKENS, fwd_hooks=hook), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_backward_hooks_see_and_change_gradients(model):
+    seen = {}
+
+    def halve(grad, hook):
+        seen[hook.name] = grad.clone()
+        return grad / 2
+
+    with model.hooks(bwd_hooks=[("blocks.0.hook_resid_post", halve), ("blocks.1.hook_resid_pre", halve)]):
+        model(TOKENS, return_type="loss").backward()
+    # The later point in the model comes first on the way back, and its change reaches the earlier one.
+    torch.testing.assert_close(seen["blocks.0.hook_resid_post"], seen["blocks.1.hook_resid_pre"] / 2)
+
+
+def test_run_with_hooks_warns_that_backward_hooks_go_before_backward(model):
+    with pytest.warns(UserWarning, match="before any .backward"):
+        model.run_with_hooks(TOKENS, bwd_hooks=[("hook_embed", lambda g, hook: None)], return_type="loss")
+
+
+def test_a_replaced_point_or_a_torch_hook_is_noticed_by_the_fast_paths(model):
+    seen = []
+    model.blocks[0].attn.hook_pattern.register_forward_hook(lambda module, args, out: seen.append(tuple(out.shape)))
+
+    class Spy(torch.nn.Module):
+        def forward(self, x):
+            seen.append(tuple(x.shape))
+            return x
+
+    model.blocks[1].attn.hook_pattern = Spy()
+    model.blocks[0].ln1.hook_scale = Spy()
+    model(TOKENS)
+    assert seen == [(1, 10, 1), (1, 4, 10, 10), (1, 4, 10, 10)]
+
+
+def test_the_cache_holds_what_was_there_whatever_is_edited_later(model):
+    _, expected = model.run_with_cache(TOKENS)
+    expected = {name: tensor.clone() for name, tensor in expected.items()}
+
+    def zero_in_place(x, hook):
+        x.zero_()
+
+    # A hook at the next block edits, in place, the very tensor that resid_post of this one has recorded.
+    with torch.no_grad(), model.hooks(fwd_hooks=[("blocks.1.hook_resid_pre", zero_in_place)]):
+        logits, cache = model.run_with_cache(TOKENS)
+    torch.testing.assert_close(cache["resid_post", 0], expected["blocks.0.hook_resid_post"])
+    assert (cache["resid_pre", 1] == 0).all()
+
+    logits, cache = model.run_with_cache(TOKENS)
+    with torch.no_grad():
+        logits.zero_()
+        cache["resid_pre", 1].zero_()
+    torch.testing.assert_close(cache["unembed.hook_out"], expected["unembed.hook_out"])
+    torch.testing.assert_close(cache["resid_post", 0], expected["blocks.0.hook_resid_post"])
+
+
+def test_any_module_with_hook_points_gets_the_same():
+    class Adder(HookedRootModule):
+        def __init__(self):
+            super().__init__()
+            self.hook_in, self.hook_out = HookPoint(), HookPoint()
+            self.setup()
+
+        def forward(self, x):
+            return self.hook_out(self.hook_in(x) + 1)
+
+    adder = Adder()
+    out, cache = adder.run_with_cache(torch.zeros(2, 3), names_filter=["hook_out"], pos_slice=None)
+    assert list(cache) == ["hook_out"]
+    assert adder.run_with_hooks(torch.zeros(2, 3), fwd_hooks=[(lambda n: True, lambda x, hook: x * 2)]).unique() == 2
+
+
+def test_inference_mode(model):
+    with torch.inference_mode():
+        logits, cache = model.run_with_cache(TOKENS)
+    assert cache["pattern", 0].shape == (1, 4, 10, 10)
