@@ -88,7 +88,8 @@ class HookedTransformer(Network):
         model_name
             One of the field's aliases (``"gpt2-small"``), a hub id, a local directory, or a GGUF file.
         fold_ln, center_writing_weights, center_unembed, fold_value_biases
-            Processing steps; log-probabilities never change. See `tl_widgets.loading.processing`.
+            Processing steps; log-probabilities never change. Writing weights are centred where the norm is LayerNorm,
+            the only one that is blind to it. See `tl_widgets.loading.processing`.
         hf_model
             A transformers model to take the weights from; asks nothing of a network.
         tokenizer
@@ -117,7 +118,7 @@ class HookedTransformer(Network):
         loading.process_(
             model,
             fold_ln=fold_ln,
-            center_writing_weights=center_writing_weights,
+            center_writing_weights=center_writing_weights and cfg.normalization_type == "LN",
             center_unembed=center_unembed,
             fold_value_biases=fold_value_biases,
         )

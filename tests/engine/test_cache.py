@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from oracle import GPT2_LIKE
+from tests.engine.oracle import GPT2_LIKE
 
 import tl_widgets
 from tl_widgets import HookedTransformer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import GPT2_LIKE, LLAMA_LIKE, pair
+from tests.engine.oracle import GPT2_LIKE, LLAMA_LIKE, pair
 
 from tl_widgets import HookedRootModule, HookedTransformer, HookPoint
 

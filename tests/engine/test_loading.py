@@ -61,7 +61,7 @@ def test_logits_and_log_probabilities_agree_with_transformers(hf_model):
     expected = hf_model(TOKENS).logits
     raw = HookedTransformer.from_pretrained_no_processing("random", hf_model=hf_model)
     torch.testing.assert_close(raw(TOKENS), expected, **CLOSE)
-    processed = HookedTransformer.from_pretrained("random", hf_model=hf_model, center_writing_weights=hf_model.config.model_type == "gpt2")
+    processed = HookedTransformer.from_pretrained("random", hf_model=hf_model)
     torch.testing.assert_close(processed(TOKENS).log_softmax(-1), expected.log_softmax(-1), **CLOSE)
 
 
@@ -117,7 +117,7 @@ def test_a_hub_id_is_found_in_the_local_hub_cache(tmp_path):
 
 def test_first_n_layers_n_ctx_and_dtype():
     hf_model = llama().eval()
-    ours = HookedTransformer.from_pretrained("x", hf_model=hf_model, first_n_layers=2, n_ctx=128, dtype="bf16", center_writing_weights=False)
+    ours = HookedTransformer.from_pretrained("x", hf_model=hf_model, first_n_layers=2, n_ctx=128, dtype="bf16")
     assert (ours.cfg.n_layers, ours.cfg.n_ctx, ours.embed.W_E.dtype) == (2, 128, torch.bfloat16)
     assert ours(TOKENS).dtype == torch.bfloat16
     with pytest.raises(ValueError, match="first_n_layers is 1 to 3"):
@@ -134,7 +134,7 @@ def test_cls_from_pretrained_returns_the_subclass():
 
 
 def test_weights_keep_the_memory_layout_of_fused_products():
-    ours = HookedTransformer.from_pretrained("x", hf_model=llama(), center_writing_weights=False)
+    ours = HookedTransformer.from_pretrained("x", hf_model=llama())
     attn, mlp = ours.blocks[0].attn, ours.blocks[0].mlp
     for view in (attn.W_Q.transpose(1, 2), attn.W_K.transpose(1, 2), attn.W_O.permute(2, 0, 1), mlp.W_in.T, mlp.W_out.T):
         assert view.is_contiguous()

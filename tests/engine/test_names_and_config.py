@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformer_lens
 import transformer_lens.utils
-from oracle import CONFIGS, GPT2_LIKE, LLAMA_LIKE
+from tests.engine.oracle import CONFIGS, GPT2_LIKE, LLAMA_LIKE
 
 from tl_widgets import HookedTransformer, HookedTransformerConfig
 from tl_widgets.utils import get_act_name

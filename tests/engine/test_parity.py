@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import CONFIGS, GPT2_LIKE, LLAMA_LIKE, pair, weights_of
+from tests.engine.oracle import CONFIGS, GPT2_LIKE, LLAMA_LIKE, pair, weights_of
 
 from tl_widgets.loading import process_
 from tl_widgets.math import Slice

@@ -16,4 +16,4 @@ def raw():
 
 @pytest.fixture(scope="session")
 def processed():
-    return HookedTransformer.from_pretrained(ALIAS, center_writing_weights=False)
+    return HookedTransformer.from_pretrained(ALIAS)

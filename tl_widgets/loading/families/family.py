@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from einops import rearrange
 from torch import Tensor
 
 from tl_widgets.config import HookedTransformerConfig
@@ -34,15 +35,15 @@ class Family:
 
 
 def split_heads_in(weight: Tensor, n_heads: int) -> Tensor:
-    """``[n_heads * d_head, d_model]`` -> ``[n_heads, d_model, d_head]``."""
-    return weight.unflatten(0, (n_heads, -1)).transpose(1, 2)
+    """Rows by head -> the field's ``[n_heads, d_model, d_head]``, without a copy."""
+    return rearrange(weight, "(head d_head) d_model -> head d_model d_head", head=n_heads)
 
 
 def split_heads_out(weight: Tensor, n_heads: int) -> Tensor:
-    """``[d_model, n_heads * d_head]`` -> ``[n_heads, d_head, d_model]``."""
-    return weight.unflatten(1, (n_heads, -1)).permute(1, 2, 0)
+    """Columns by head -> the field's ``[n_heads, d_head, d_model]``, without a copy."""
+    return rearrange(weight, "d_model (head d_head) -> head d_head d_model", head=n_heads)
 
 
 def split_bias(bias: Tensor, n_heads: int) -> Tensor:
-    """``[n_heads * d_head]`` -> ``[n_heads, d_head]``."""
-    return bias.unflatten(0, (n_heads, -1))
+    """One bias for all heads -> ``[n_heads, d_head]``."""
+    return rearrange(bias, "(head d_head) -> head d_head", head=n_heads)
