@@ -203,7 +203,9 @@ class HookedTransformerConfig:
         asked_for = [name for name, off in _OFF.items() if getattr(self, name) != off]
         if asked_for:
             raise BadInput(
-                "This version does not build models with " + ", ".join(f"{n}={getattr(self, n)!r}" for n in asked_for) + "."
+                "This version does not build models with "
+                + ", ".join(f"{n}={getattr(self, n)!r}" for n in asked_for)
+                + "."
             )
         if self.n_key_value_heads is not None and self.n_heads % self.n_key_value_heads:
             raise BadInput(
@@ -235,7 +237,9 @@ class HookedTransformerConfig:
             return cls.from_dict(config)
         if isinstance(config, HookedTransformerConfig):
             return config
-        hint = " Use HookedTransformer.from_pretrained(name) to load a model by name." if isinstance(config, str) else ""
+        hint = (
+            " Use HookedTransformer.from_pretrained(name) to load a model by name." if isinstance(config, str) else ""
+        )
         raise BadType(f"A config is a HookedTransformerConfig or a dict, not {config!r}.{hint}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -250,7 +254,7 @@ class HookedTransformerConfig:
         """Seed torch, numpy and random."""
         torch.manual_seed(seed)
         random.seed(seed)
-        np.random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002  # "everywhere" means the global generator too
 
     @property
     def n_kv_heads(self) -> int:

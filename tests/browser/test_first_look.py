@@ -1,4 +1,4 @@
-"""The first notebook, as a user has it: a real JupyterLab, the real model, and a page that must agree with the kernel."""
+"""The first notebook as a user has it: a real JupyterLab, the real model, a page that must agree with the kernel."""
 
 from __future__ import annotations
 
@@ -137,13 +137,22 @@ def test_both_themes(lab: LabPage, explorer: Explorer, theme: str) -> None:
     lab.assert_no_console_errors()
 
 
+REAL_TWO_LAYERS = """from tl_widgets import HookedTransformer
+model = HookedTransformer.from_pretrained("smollm2-135m-instruct", first_n_layers=2)"""
 SMALL = """from tl_widgets import HookedTransformer
 model = HookedTransformer(dict(n_layers=3, d_model=16, n_ctx=64, d_head=4, act_fn="gelu", d_vocab=50, seed=0))"""
 
 
 def test_a_cell_run_again_frees_the_old_cache(lab: LabPage) -> None:
     # Through display(), not at the cell's end: what a cell returns IPython's own history keeps alive.
-    lab.open(new_notebook(cells=[new_code_cell(SMALL), new_code_cell("cache = model.run_with_cache([3, 1, 4, 1, 5])[1]\ndisplay(cache)")]))
+    lab.open(
+        new_notebook(
+            cells=[
+                new_code_cell(SMALL),
+                new_code_cell("cache = model.run_with_cache([3, 1, 4, 1, 5])[1]\ndisplay(cache)"),
+            ]
+        )
+    )
     lab.run_all()
     explorer = Explorer(lab)
     explorer.expect_shown(lab.value("cache.view.layer"), lab.value("cache.view.head"))
@@ -161,7 +170,7 @@ def test_a_batch_of_hostile_tokens_is_text(lab: LabPage) -> None:
     lab.open(
         new_notebook(
             cells=[
-                new_code_cell('from tl_widgets import HookedTransformer\nmodel = HookedTransformer.from_pretrained("smollm2-135m-instruct", first_n_layers=2)'),
+                new_code_cell(REAL_TWO_LAYERS),
                 new_code_cell(f"cache = model.run_with_cache({HOSTILE!r})[1]\ncache"),
             ]
         )
@@ -178,4 +187,7 @@ def test_a_batch_of_hostile_tokens_is_text(lab: LabPage) -> None:
     lab.assert_no_console_errors()
 
 
-HOSTILE = ["<img src=x onerror='window.hacked=1'>\n\t</script>\u05e9\u05dc\u05d5\u05dd \U0001f9ea e\u0301 <b>bold</b>", "a short one"]
+HOSTILE = [
+    "<img src=x onerror='window.hacked=1'>\n\t</script>\u05e9\u05dc\u05d5\u05dd \U0001f9ea e\u0301 <b>bold</b>",
+    "a short one",
+]

@@ -12,7 +12,12 @@ from tl_widgets import HookedTransformer
 SMALL = dict(n_layers=2, d_model=16, n_heads=4, d_head=4, d_mlp=64, n_ctx=32, d_vocab=50, seed=0, device="cpu")
 GPT2_LIKE = SMALL | dict(act_fn="gelu_new")
 LLAMA_LIKE = SMALL | dict(
-    act_fn="silu", normalization_type="RMS", positional_embedding_type="rotary", rotary_dim=4, gated_mlp=True, final_rms=True
+    act_fn="silu",
+    normalization_type="RMS",
+    positional_embedding_type="rotary",
+    rotary_dim=4,
+    gated_mlp=True,
+    final_rms=True,
 )
 
 CONFIGS = {
@@ -21,8 +26,10 @@ CONFIGS = {
     "gpt2-like relu": GPT2_LIKE | dict(act_fn="relu"),
     "no norm": GPT2_LIKE | dict(normalization_type=None),
     "attention only": SMALL | dict(attn_only=True),
-    "parallel, partial rotary": GPT2_LIKE | dict(positional_embedding_type="rotary", rotary_dim=2, parallel_attn_mlp=True),
-    "adjacent rotary pairs": GPT2_LIKE | dict(positional_embedding_type="rotary", rotary_dim=4, rotary_adjacent_pairs=True),
+    "parallel, partial rotary": GPT2_LIKE
+    | dict(positional_embedding_type="rotary", rotary_dim=2, parallel_attn_mlp=True),
+    "adjacent rotary pairs": GPT2_LIKE
+    | dict(positional_embedding_type="rotary", rotary_dim=4, rotary_adjacent_pairs=True),
     "scores scaled by layer": GPT2_LIKE | dict(scale_attn_by_inverse_layer_idx=True),
     "local attention": GPT2_LIKE | dict(use_local_attn=True, window_size=3, attn_types=["global", "local"]),
     "soft caps": GPT2_LIKE | dict(attn_scores_soft_cap=2.0, output_logits_soft_cap=1.5),

@@ -7,9 +7,9 @@ import weakref
 
 import pytest
 import torch
-from tests.engine.oracle import GPT2_LIKE
 
 import tl_widgets
+from tests.engine.oracle import GPT2_LIKE
 from tl_widgets import HookedTransformer
 
 TOKENS = torch.arange(6)[None]
@@ -20,7 +20,7 @@ def model():
     return HookedTransformer(GPT2_LIKE)
 
 
-@pytest.fixture()
+@pytest.fixture
 def cache(model):
     return model.run_with_cache(TOKENS)[1]
 
@@ -66,7 +66,7 @@ def test_names_filter(model):
 
 
 def test_batch_dimension(model):
-    logits, cache = model.run_with_cache(TOKENS, remove_batch_dim=True)
+    _, cache = model.run_with_cache(TOKENS, remove_batch_dim=True)
     assert cache["pattern", 0].shape == (4, 6, 6) and not cache.has_batch_dim
     _, two = model.run_with_cache(TOKENS.repeat(2, 1))
     with pytest.raises(ValueError, match="batch of 2"):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.engine.oracle import GPT2_LIKE, LLAMA_LIKE, pair
 
+from tests.engine.oracle import GPT2_LIKE, LLAMA_LIKE, pair
 from tl_widgets import HookedRootModule, HookedTransformer, HookPoint
 
 TOKENS = torch.arange(10)[None]
 
 
-@pytest.fixture()
+@pytest.fixture
 def model():
     return HookedTransformer(GPT2_LIKE)
 
@@ -23,27 +23,35 @@ def hooks_left(model):
 def test_a_returned_tensor_replaces_and_an_edit_in_place_counts(model):
     plain = model(TOKENS)
     zero = model.run_with_hooks(TOKENS, fwd_hooks=[("blocks.0.hook_attn_out", lambda x, hook: torch.zeros_like(x))])
-    in_place = model.run_with_hooks(TOKENS, fwd_hooks=[("blocks.0.hook_attn_out", lambda x, hook: x.zero_().sum() and None)])
+    in_place = model.run_with_hooks(
+        TOKENS, fwd_hooks=[("blocks.0.hook_attn_out", lambda x, hook: x.zero_().sum() and None)]
+    )
     assert not torch.allclose(plain, zero)
     torch.testing.assert_close(zero, in_place)
     torch.testing.assert_close(model(TOKENS), plain)
 
 
-@pytest.mark.parametrize("run", ["run_with_hooks", "run_with_cache", "hooks"])
+def run_under_hooks(model, hooks):
+    with model.hooks(fwd_hooks=hooks):
+        model(TOKENS)
+
+
+def cache_under_hooks(model, hooks):
+    with model.hooks(fwd_hooks=hooks):
+        model.run_with_cache(TOKENS)
+
+
+def run_with_hooks(model, hooks):
+    model.run_with_hooks(TOKENS, fwd_hooks=hooks)
+
+
+@pytest.mark.parametrize("run", [run_with_hooks, run_under_hooks, cache_under_hooks])
 def test_a_hook_that_raises_leaves_no_hook_behind(model, run):
     def fails(activation, hook):
         raise RuntimeError(f"at {hook.name}")
 
-    bad = [("blocks.0.hook_resid_mid", lambda x, hook: None), ("blocks.1.attn.hook_q", fails)]
-    with pytest.raises(RuntimeError, match="at blocks.1.attn.hook_q"):
-        if run == "run_with_hooks":
-            model.run_with_hooks(TOKENS, fwd_hooks=bad)
-        elif run == "hooks":
-            with model.hooks(fwd_hooks=bad):
-                model(TOKENS)
-        else:
-            with model.hooks(fwd_hooks=bad):
-                model.run_with_cache(TOKENS)
+    with pytest.raises(RuntimeError, match=r"at blocks\.1\.attn\.hook_q"):
+        run(model, [("blocks.0.hook_resid_mid", lambda x, hook: None), ("blocks.1.attn.hook_q", fails)])
     assert hooks_left(model) == []
     assert model.context_level == 0
 
@@ -211,12 +219,12 @@ def test_any_module_with_hook_points_gets_the_same():
             return self.hook_out(self.hook_in(x) + 1)
 
     adder = Adder()
-    out, cache = adder.run_with_cache(torch.zeros(2, 3), names_filter=["hook_out"], pos_slice=None)
+    _, cache = adder.run_with_cache(torch.zeros(2, 3), names_filter=["hook_out"], pos_slice=None)
     assert list(cache) == ["hook_out"]
     assert adder.run_with_hooks(torch.zeros(2, 3), fwd_hooks=[(lambda n: True, lambda x, hook: x * 2)]).unique() == 2
 
 
 def test_inference_mode(model):
     with torch.inference_mode():
-        logits, cache = model.run_with_cache(TOKENS)
+        _, cache = model.run_with_cache(TOKENS)
     assert cache["pattern", 0].shape == (1, 4, 10, 10)

@@ -136,7 +136,13 @@ def test_cls_from_pretrained_returns_the_subclass():
 def test_weights_keep_the_memory_layout_of_fused_products():
     ours = HookedTransformer.from_pretrained("x", hf_model=llama())
     attn, mlp = ours.blocks[0].attn, ours.blocks[0].mlp
-    for view in (attn.W_Q.transpose(1, 2), attn.W_K.transpose(1, 2), attn.W_O.permute(2, 0, 1), mlp.W_in.T, mlp.W_out.T):
+    for view in (
+        attn.W_Q.transpose(1, 2),
+        attn.W_K.transpose(1, 2),
+        attn.W_O.permute(2, 0, 1),
+        mlp.W_in.T,
+        mlp.W_out.T,
+    ):
         assert view.is_contiguous()
 
 
@@ -144,7 +150,8 @@ def test_weights_keep_the_memory_layout_of_fused_products():
 
 
 @pytest.mark.parametrize(
-    "name, nearest", [("gpt2-smal", "gpt2-small"), ("smollm2-135m-instrct", "smollm2-135m-instruct"), ("lama-3.2-1b", "llama-3.2-1b")]
+    "name, nearest",
+    [("gpt2-smal", "gpt2-small"), ("smollm2-135m-instrct", "smollm2-135m-instruct"), ("lama-3.2-1b", "llama-3.2-1b")],
 )
 def test_an_unknown_name_suggests_the_nearest(name, nearest):
     with pytest.raises(ValueError, match=nearest):
@@ -153,14 +160,16 @@ def test_an_unknown_name_suggests_the_nearest(name, nearest):
 
 def test_an_unmapped_architecture_says_what_to_add(tmp_path):
     transformers.GPTNeoXForCausalLM(
-        transformers.GPTNeoXConfig(vocab_size=61, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+        transformers.GPTNeoXConfig(
+            vocab_size=61, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        )
     ).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="GPTNeoXForCausalLM is not mapped.*loading/families"):
+    with pytest.raises(ValueError, match=r"GPTNeoXForCausalLM is not mapped.*loading/families"):
         HookedTransformer.from_pretrained(str(tmp_path))
 
 
 def test_broken_directories(tmp_path):
-    with pytest.raises(ValueError, match="no config.json"):
+    with pytest.raises(ValueError, match=r"no config\.json"):
         HookedTransformer.from_pretrained(str(tmp_path))
     gpt2().save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
@@ -173,7 +182,7 @@ def test_broken_directories(tmp_path):
     with pytest.raises(ValueError, match="pickle"):
         HookedTransformer.from_pretrained(str(tmp_path))
     save_file({"transformer.wte.weight": torch.zeros(61, 24)}, weights)
-    with pytest.raises(ValueError, match="lack 'transformer.wpe.weight'"):
+    with pytest.raises(ValueError, match=r"lack 'transformer\.wpe\.weight'"):
         HookedTransformer.from_pretrained(str(tmp_path))
     config = json.loads((tmp_path / "config.json").read_text()) | {"vocab_size": 99}
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -6,8 +6,8 @@ import pytest
 import torch
 import transformer_lens
 import transformer_lens.utils
-from tests.engine.oracle import CONFIGS, GPT2_LIKE, LLAMA_LIKE
 
+from tests.engine.oracle import CONFIGS, GPT2_LIKE, LLAMA_LIKE
 from tl_widgets import HookedTransformer, HookedTransformerConfig
 from tl_widgets.utils import get_act_name
 
@@ -43,7 +43,9 @@ def test_state_dict_keys_and_shapes_are_the_fields():
     for config in (GPT2_LIKE, LLAMA_LIKE | dict(n_key_value_heads=2)):
         theirs = transformer_lens.HookedTransformer(transformer_lens.HookedTransformerConfig(**config))
         ours = HookedTransformer(config)
-        assert {name: p.shape for name, p in ours.named_parameters()} == {n: p.shape for n, p in theirs.named_parameters()}
+        assert {name: p.shape for name, p in ours.named_parameters()} == {
+            n: p.shape for n, p in theirs.named_parameters()
+        }
         assert set(ours.state_dict()) == {name for name, _ in ours.named_parameters()}
 
 

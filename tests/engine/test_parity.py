@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.engine.oracle import CONFIGS, GPT2_LIKE, LLAMA_LIKE, pair, weights_of
 
+from tests.engine.oracle import CONFIGS, GPT2_LIKE, LLAMA_LIKE, pair, weights_of
 from tl_widgets.loading import process_
 from tl_widgets.math import Slice
 
@@ -39,7 +39,7 @@ def test_gradients_at_every_point(config):
     theirs, ours = pair(config)
     _, their_cache = theirs.run_with_cache(TOKENS, return_type="loss", incl_bwd=True)
     _, cache = ours.run_with_cache(TOKENS, return_type="loss", incl_bwd=True)
-    gradients = [name for name in their_cache.keys() if name.endswith("_grad")]
+    gradients = [name for name in their_cache if name.endswith("_grad")]
     assert gradients
     assert {name for name in cache if name.endswith("_grad")} == set(gradients)
     for name in gradients:
@@ -74,7 +74,7 @@ def test_pos_slice(config, pos_slice):
     _, their_cache = theirs.run_with_cache(TOKENS[:1], pos_slice=pos_slice, remove_batch_dim=True)
     _, cache = ours.run_with_cache(TOKENS[:1], pos_slice=pos_slice, remove_batch_dim=True)
     _, whole = ours.run_with_cache(TOKENS[:1])
-    for name in their_cache.keys():
+    for name in their_cache:
         if "hook_rot" in name:  # the reference slices the heads of these, not the positions
             expected = Slice.unwrap(pos_slice).apply(whole[name], dim=1)[0]
             torch.testing.assert_close(cache[name], expected)
@@ -82,7 +82,9 @@ def test_pos_slice(config, pos_slice):
         torch.testing.assert_close(cache[name], their_cache[name], **CLOSE, msg=lambda m, name=name: f"{name}: {m}")
 
 
-PROCESSABLE = {name: config for name, config in CONFIGS.items() if config.get("normalization_type", "LN") in ("LN", "RMS")}
+PROCESSABLE = {
+    name: config for name, config in CONFIGS.items() if config.get("normalization_type", "LN") in ("LN", "RMS")
+}
 
 
 @pytest.mark.parametrize("config", PROCESSABLE.values(), ids=PROCESSABLE.keys())
@@ -91,9 +93,7 @@ def test_processing_keeps_log_probabilities_and_agrees_weight_by_weight(config):
     before = ours(TOKENS).log_softmax(-1)
     capped = config.get("output_logits_soft_cap", -1) > 0
     is_rms = config.get("normalization_type") == "RMS"
-    steps = dict(
-        fold_ln=True, center_writing_weights=not is_rms, center_unembed=not capped, fold_value_biases=True
-    )
+    steps = dict(fold_ln=True, center_writing_weights=not is_rms, center_unembed=not capped, fold_value_biases=True)
     process_(ours, **steps)
     torch.testing.assert_close(ours(TOKENS).log_softmax(-1), before, **CLOSE)
     theirs.load_and_process_state_dict(theirs.state_dict(), **steps)

@@ -34,7 +34,12 @@ def test_logits_and_log_probabilities_agree_at_every_position(hf, raw, processed
 @torch.no_grad()
 @pytest.mark.parametrize(
     "prompt, answer, prepend_bos, probability",
-    [(IOI, " Mary", True, 0.84), (IOI, " Mary", False, 0.92), (EIFFEL, " Paris", True, 0.43), (EIFFEL, " Paris", False, 0.66)],
+    [
+        (IOI, " Mary", True, 0.84),
+        (IOI, " Mary", False, 0.92),
+        (EIFFEL, " Paris", True, 0.43),
+        (EIFFEL, " Paris", False, 0.66),
+    ],
 )
 def test_what_it_says(raw, processed, prompt, answer, prepend_bos, probability):
     for model in (raw, processed):

@@ -24,7 +24,7 @@ def model():
     return HookedTransformer(SMALL)
 
 
-@pytest.fixture()
+@pytest.fixture
 def cache(model):
     return model.run_with_cache(torch.arange(24).reshape(2, 12))[1]
 
@@ -48,7 +48,7 @@ class Page:
         return self.ask(**whole | changes)
 
 
-@pytest.fixture()
+@pytest.fixture
 def page(cache):
     return Page(cache.view)
 
@@ -116,7 +116,12 @@ def test_selection_is_checked_and_counts_from_the_end(cache):
     view.layer, view.head = other, -1
     assert (view.layer, view.head) == (other, 3)
     assert ("layer", other) in seen
-    for name, bad, says in (("layer", 3, "there is 0 to 2"), ("head", 4, "0 to 3"), ("position", 12, "0 to 11"), ("example", 2, "0 to 1")):
+    for name, bad, says in (
+        ("layer", 3, "there is 0 to 2"),
+        ("head", 4, "0 to 3"),
+        ("position", 12, "0 to 11"),
+        ("example", 2, "0 to 1"),
+    ):
         before = getattr(view, name)
         with pytest.raises((ValueError, traitlets.TraitError), match=says):
             setattr(view, name, bad)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from tl_widgets.errors import BadInput, UnknownName, unknown
 if TYPE_CHECKING:
     from tl_widgets.views import CacheView
 
-Key = Union[str, tuple]
+Key = str | tuple
 
 
 class ActivationCache:
@@ -138,7 +138,9 @@ class ActivationCache:
         if self.has_batch_dim:
             for name, activation in self.items():
                 if activation.shape[0] != 1:
-                    raise BadInput(f"Only a batch of one can be dropped, but {name!r} has a batch of {activation.shape[0]}.")
+                    raise BadInput(
+                        f"Only a batch of one can be dropped, but {name!r} has a batch of {activation.shape[0]}."
+                    )
             self.cache_dict = {name: activation[0] for name, activation in self.items()}
             self.has_batch_dim = False
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Union
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ from tl_widgets.hooks.point import Direction, Directions, HookFunction, HookPoin
 from tl_widgets.hooks.recording import Recorder
 from tl_widgets.math.slice import Slice, SliceInput
 
-NamesFilter = Union[None, str, Sequence[str], Callable[[str], bool]]
-NamedHook = tuple[Union[str, Callable[[str], bool]], HookFunction]
+NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+NamedHook = tuple[str | Callable[[str], bool], HookFunction]
 
 
 class HookedRootModule(nn.Module):
@@ -54,7 +54,7 @@ class HookedRootModule(nn.Module):
         for name, module in self.named_modules():
             if name == "":
                 continue
-            module.name = name  # type: ignore[assignment]
+            module.name = name
             self.mod_dict[name] = module
             if isinstance(module, HookPoint):
                 self.hook_dict[name] = module

@@ -48,7 +48,7 @@ def fill_(model: Network, family: Family, tensors: Mapping[str, Tensor]) -> None
     CannotLoad
         Where one is missing, or has a shape that the config does not say.
     """
-    missing = {name: parameter for name, parameter in model.named_parameters()}
+    missing = dict(model.named_parameters())
     try:
         for name, tensor in family.weights(model.cfg, tensors):
             parameter = missing.pop(name)

@@ -57,7 +57,9 @@ def find_source(model_name: str, hf_model: Any = None, **hub_options: Any) -> So
         raise BadInput("trust_remote_code would run the repository's own code: tl_widgets never does.")
     refused = [option for option in hub_options if option not in _HUB_OPTIONS]
     if refused:
-        raise BadInput(f"from_pretrained does not know {', '.join(refused)}; for hubs there is {', '.join(_HUB_OPTIONS)}.")
+        raise BadInput(
+            f"from_pretrained does not know {', '.join(refused)}; for hubs there is {', '.join(_HUB_OPTIONS)}."
+        )
     path = Path(model_name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return from_gguf(path)
@@ -69,7 +71,9 @@ def find_source(model_name: str, hf_model: Any = None, **hub_options: Any) -> So
         return from_gguf(packaged, name=_last_part(hub_id or ""))
     if hub_id is None and "/" not in model_name:
         close = " or ".join(map(repr, names.similar_names(model_name)))
-        advice = f"Did you mean {close}?" if close else f"There is {', '.join(map(repr, list(names.MODELS)[:8]))} and more."
+        advice = (
+            f"Did you mean {close}?" if close else f"There is {', '.join(map(repr, list(names.MODELS)[:8]))} and more."
+        )
         raise CannotLoad(
             f"No model is called {model_name!r}. {advice} A hub id (owner/name), a local directory or a GGUF file "
             "will do as well."
@@ -94,7 +98,9 @@ def from_hub(hub_id: str, **options: Any) -> Source:
     except RepositoryNotFoundError as error:
         close = " or ".join(map(repr, names.similar_names(hub_id)))
         raise CannotLoad(
-            f"The hub has no model {hub_id!r}" + (f"; did you mean {close}?" if close else ".") + " A private one needs HF_TOKEN."
+            f"The hub has no model {hub_id!r}"
+            + (f"; did you mean {close}?" if close else ".")
+            + " A private one needs HF_TOKEN."
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise CannotLoad(

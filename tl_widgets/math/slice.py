@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tl_widgets.errors import BadInput, BadType
 
-SliceInput = Union[int, tuple, list, np.ndarray, Tensor, slice, None]
+SliceInput = int | tuple | list | np.ndarray | Tensor | slice | None
 
 
 class Slice:

@@ -103,9 +103,7 @@ class AbstractAttention(nn.Module):
         return self._write(self.hook_z(z.transpose(1, 2)))
 
     def _pattern_is_needed(self) -> bool:
-        return (
-            is_watched(self.hook_attn_scores) or is_watched(self.hook_pattern) or self.cfg.attn_scores_soft_cap > 0
-        )
+        return is_watched(self.hook_attn_scores) or is_watched(self.hook_pattern) or self.cfg.attn_scores_soft_cap > 0
 
     def _score_scale(self) -> float:
         scale = self.cfg.attn_scale if self.cfg.use_attn_scale else 1.0

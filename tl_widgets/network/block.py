@@ -60,7 +60,7 @@ class TransformerBlock(nn.Module):
             return self.attn(normalized, normalized, normalized, mask)
         inputs = [
             self.ln1(point(_for_each_head(attn_in, n_heads)))
-            for point, n_heads in zip(split, (self.cfg.n_heads, self.cfg.n_kv_heads, self.cfg.n_kv_heads))
+            for point, n_heads in zip(split, (self.cfg.n_heads, self.cfg.n_kv_heads, self.cfg.n_kv_heads), strict=True)
         ]
         return self.attn(*inputs, mask)
 

@@ -47,9 +47,7 @@ class AttentionMask:
         """Whether permission is the lower triangle and nothing else."""
         window = self.cfg.window_size if is_local else None
         return (
-            self.cfg.attention_dir == "causal"
-            and self.tokens_mask is None
-            and (window is None or window >= self.n_pos)
+            self.cfg.attention_dir == "causal" and self.tokens_mask is None and (window is None or window >= self.n_pos)
         )
 
     def allowed(self, is_local: bool) -> Tensor:

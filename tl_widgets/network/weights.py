@@ -20,7 +20,7 @@ def parameter(tensor: Tensor) -> nn.Parameter:
 
 def empty(cfg: HookedTransformerConfig, *shape: int) -> Tensor:
     """Uninitialised memory of the model's dtype, on its device."""
-    return torch.empty(*shape, dtype=cfg.dtype, device=cfg.device)  # type: ignore[arg-type]
+    return torch.empty(*shape, dtype=cfg.dtype, device=cfg.device)
 
 
 def zeros(cfg: HookedTransformerConfig, *shape: int) -> nn.Parameter:

@@ -17,7 +17,7 @@ def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str | bytes]:
 
     A tokenizer's ``decode`` of one token drops sentencepiece's leading space and shows a fragment as U+FFFD.
     """
-    return [_piece(tokenizer, i, raw) for i, raw in zip(ids, tokenizer.convert_ids_to_tokens(list(ids)))]
+    return [_piece(tokenizer, i, raw) for i, raw in zip(ids, tokenizer.convert_ids_to_tokens(list(ids)), strict=True)]
 
 
 def _piece(tokenizer: Any, token_id: int, raw: str | None) -> str | bytes:

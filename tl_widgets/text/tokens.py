@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tl_widgets.errors import BadInput, BadType
 
-TextInput = Union[str, Sequence[str]]
-Prompt = Union[str, Sequence[str], Tensor, np.ndarray]
+TextInput = str | Sequence[str]
+Prompt = str | Sequence[str] | Tensor | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -117,17 +117,19 @@ class Text:
     def split(
         self, prompt: Any, prepend_bos: bool | None = None, padding_side: str | None = None
     ) -> list[str] | list[list[str]]:
-        """Each token as a string: a string or ``[pos]`` gives a list, several strings a list of lists."""
+        """Each token as a string: a string or ``[pos]`` gives a list, several of them a list of lists."""
         if isinstance(prompt, str):
-            ids = self.encode(prompt, prepend_bos, padding_side).tokens[0]
-        elif isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], str):
-            return [self.split(item, prepend_bos, padding_side) for item in prompt]  # type: ignore[misc]
-        else:
-            ids = torch.as_tensor(prompt)
-            if ids.ndim == 2 and ids.shape[0] > 1:
-                return [self.split(row) for row in ids]  # type: ignore[misc]
-            ids = ids.reshape(-1)
-        return [self.tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids.tolist()]
+            return self._strings(self.encode(prompt, prepend_bos, padding_side).tokens[0])
+        if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], str):
+            return [self._strings(self.encode(text, prepend_bos, padding_side).tokens[0]) for text in prompt]
+        tokens = torch.as_tensor(prompt)
+        if tokens.ndim == 2 and tokens.shape[0] > 1:
+            return [self._strings(row) for row in tokens]
+        return self._strings(tokens)
+
+    def _strings(self, tokens: Tensor) -> list[str]:
+        ids = tokens.reshape(-1).tolist()
+        return [self.tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids]
 
     def single_token(self, string: str) -> int:
         """Return the id of a string that is exactly one token."""

@@ -101,7 +101,9 @@ class CacheView(View):
         n_layers = self.spec.get("n_layers", max(self._layers) + 1)
         layer = proposal.value + n_layers if proposal.value < 0 else proposal.value
         if layer not in self._layers:
-            raise SelectionError(f"There is no pattern of layer {proposal.value} here; there is {_ranges(self._layers)}.")
+            raise SelectionError(
+                f"There is no pattern of layer {proposal.value} here; there is {_ranges(self._layers)}."
+            )
         return layer
 
     @traitlets.validate("example", "head", "position")
@@ -117,9 +119,13 @@ class CacheView(View):
             return
         with self._lock, torch.no_grad():
             thumbs = self._thumbnails(self.subject, change.new)
+            padding = self.spec["examples"][change.new]["padding"]
+            last = _last_real_position(self.subject, change.new, self._sizes["position"])
         with self.hold_sync():
             self.thumbs = thumbs
             self.thumbs_example = change.new
+            if self.position in padding:
+                self.position = last
 
     # What the page asks for
 
@@ -145,7 +151,7 @@ class CacheView(View):
             if not isinstance(size, list) or len(size) != 2:
                 raise BadInput(f"size is [rows, columns], not {size!r}.")
             most = [whole_number({"size": side}, "size", 1, TILE + 1) for side in size]
-            weights = pool(weights, *(min(side, limit) for side, limit in zip(weights.shape, most)))
+            weights = pool(weights, *(min(side, limit) for side, limit in zip(weights.shape, most, strict=True)))
         return {"shape": list(weights.shape)}, [float32_bytes(weights)]
 
     handlers = {"pattern": _pattern}
@@ -202,9 +208,7 @@ def _tokens(cache: ActivationCache, example: int, n_key: int) -> dict[str, list]
     ids = cache.tokens[example].tolist() if cache.tokens is not None else list(range(n_key))
     if tokenizer is None or cache.tokens is None:
         return {"text": [str(i) for i in ids], "id": ids, "special": [], "padding": []}
-    text = [
-        {"bytes": piece.hex(" ")} if isinstance(piece, bytes) else piece for piece in pieces(tokenizer, ids)
-    ]
+    text = [{"bytes": piece.hex(" ")} if isinstance(piece, bytes) else piece for piece in pieces(tokenizer, ids)]
     special_ids = set(tokenizer.all_special_ids)
     padding = [] if cache.mask is None else (cache.mask[example] == 0).nonzero().flatten().tolist()
     return {"text": text, "id": ids, "special": [i for i, t in enumerate(ids) if t in special_ids], "padding": padding}

@@ -11,7 +11,9 @@ from tl_widgets.errors import BadInput
 from tl_widgets.views.picture import SCALE, picture
 
 
-def mimebundle(cache: ActivationCache, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def mimebundle(
+    cache: ActivationCache, include: Any = None, exclude: Any = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return data and metadata by MIME type; only text where there is nothing to see, or text was asked for."""
     data: dict[str, Any] = {"text/plain": repr(cache)}
     if options.display == "text":
@@ -23,7 +25,8 @@ def mimebundle(cache: ActivationCache, include: Any = None, exclude: Any = None)
         return data, {}
     view.hold()
     png, (width, height) = picture(cache, view.layer, view.head, view.example)
-    shown = view._repr_mimebundle_()
-    data |= {**(shown[0] if isinstance(shown, tuple) else shown), "text/plain": data["text/plain"]}
-    data["image/png"] = base64.b64encode(png).decode()
-    return data, {"image/png": {"width": width // SCALE, "height": height // SCALE}}
+    # anywidget's own bundle: Colab finds in its metadata how to show a widget.
+    widget, metadata = view._repr_mimebundle_() or ({}, {})
+    picture_of_it = {"image/png": base64.b64encode(png).decode()}
+    size = {"image/png": {"width": width // SCALE, "height": height // SCALE}}
+    return {**widget, **picture_of_it, **data}, {**metadata, **size}

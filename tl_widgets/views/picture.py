@@ -95,12 +95,16 @@ def _colours(weights: torch.Tensor) -> np.ndarray:
 
 def _paste(image: Image.Image, weights: torch.Tensor, x: float, y: float, side: int) -> None:
     cells = Image.fromarray(_colours(weights))
-    image.paste(cells.resize((side * SCALE, side * SCALE), Image.Resampling.NEAREST), (round(x * SCALE), round(y * SCALE)))
+    image.paste(
+        cells.resize((side * SCALE, side * SCALE), Image.Resampling.NEAREST), (round(x * SCALE), round(y * SCALE))
+    )
 
 
 def _frame(page: ImageDraw.ImageDraw, x: float, y: float, side: int, colour: tuple[int, int, int], width: int) -> None:
     box = [x * SCALE - width * SCALE, y * SCALE - width * SCALE]
-    page.rectangle([*box, (x + side + width) * SCALE - 1, (y + side + width) * SCALE - 1], outline=colour, width=width * SCALE)
+    page.rectangle(
+        [*box, (x + side + width) * SCALE - 1, (y + side + width) * SCALE - 1], outline=colour, width=width * SCALE
+    )
 
 
 @lru_cache
@@ -116,7 +120,13 @@ def _width(text: str, size: float) -> float:
 
 
 def _text(
-    page: ImageDraw.ImageDraw, x: float, y: float, text: str, size: float, colour: tuple[int, int, int], anchor: str = "la"
+    page: ImageDraw.ImageDraw,
+    x: float,
+    y: float,
+    text: str,
+    size: float,
+    colour: tuple[int, int, int],
+    anchor: str = "la",
 ) -> None:
     page.text((x * SCALE, y * SCALE), text, fill=colour, font=_font(size), anchor=anchor)
 

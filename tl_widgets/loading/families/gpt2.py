@@ -12,6 +12,7 @@ from tl_widgets.loading.families.family import Family, Weights, split_bias, spli
 
 
 def config(hf: Any) -> dict[str, Any]:
+    """Read a ``GPT2Config``."""
     return dict(
         n_layers=hf.n_layer,
         d_model=hf.n_embd,
@@ -29,6 +30,7 @@ def config(hf: Any) -> dict[str, Any]:
 
 
 def weights(cfg: HookedTransformerConfig, tensors: Mapping[str, Tensor]) -> Weights:
+    """Read the weights, one by one."""
     # The hub's own gpt2 was saved without the "transformer." that transformers writes today.
     root = "transformer." if "transformer.wte.weight" in tensors else ""
     yield "embed.W_E", tensors[f"{root}wte.weight"]
@@ -39,9 +41,9 @@ def weights(cfg: HookedTransformerConfig, tensors: Mapping[str, Tensor]) -> Weig
             yield f"{ours}.{norm}.w", tensors[f"{theirs}.{name}.weight"]
             yield f"{ours}.{norm}.b", tensors[f"{theirs}.{name}.bias"]
         # GPT-2's Conv1D weights are [in, out], queries, keys and values side by side.
-        for name, weight in zip("QKV", tensors[f"{theirs}.attn.c_attn.weight"].T.chunk(3)):
+        for name, weight in zip("QKV", tensors[f"{theirs}.attn.c_attn.weight"].T.chunk(3), strict=True):
             yield f"{ours}.attn.W_{name}", split_heads_in(weight, cfg.n_heads)
-        for name, bias in zip("QKV", tensors[f"{theirs}.attn.c_attn.bias"].chunk(3)):
+        for name, bias in zip("QKV", tensors[f"{theirs}.attn.c_attn.bias"].chunk(3), strict=True):
             yield f"{ours}.attn.b_{name}", split_bias(bias, cfg.n_heads)
         yield f"{ours}.attn.W_O", split_heads_out(tensors[f"{theirs}.attn.c_proj.weight"].T, cfg.n_heads)
         yield f"{ours}.attn.b_O", tensors[f"{theirs}.attn.c_proj.bias"]

@@ -13,6 +13,7 @@ from tl_widgets.loading.families.family import Family, Weights, split_bias, spli
 
 
 def config(hf: Any) -> dict[str, Any]:
+    """Read a ``LlamaConfig``."""
     if getattr(hf, "mlp_bias", False):
         raise CannotLoad("A Llama with biases in its gated MLP (mlp_bias=True) has no counterpart in this vocabulary.")
     n_kv_heads = hf.num_key_value_heads
@@ -44,7 +45,7 @@ def rope(hf: Any) -> dict[str, Any]:
     base = {"rotary_base": given.get("rope_theta", 10000.0)}
     kind = given.get("rope_type", given.get("type", "default"))
     kinds = {
-        "default": lambda: {},
+        "default": dict,
         "linear": lambda: {"rotary_scaling_factor": given["factor"]},
         "llama3": lambda: {
             "use_NTK_by_parts_rope": True,
@@ -60,13 +61,18 @@ def rope(hf: Any) -> dict[str, Any]:
 
 
 def weights(cfg: HookedTransformerConfig, tensors: Mapping[str, Tensor]) -> Weights:
+    """Read the weights, one by one."""
     grouped = "" if cfg.n_key_value_heads is None else "_"
     yield "embed.W_E", tensors["model.embed_tokens.weight"]
     for layer in range(cfg.n_layers):
         ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
         yield f"{ours}.ln1.w", tensors[f"{theirs}.input_layernorm.weight"]
         yield f"{ours}.ln2.w", tensors[f"{theirs}.post_attention_layernorm.weight"]
-        for name, stored, n_heads in (("Q", "", cfg.n_heads), ("K", grouped, cfg.n_kv_heads), ("V", grouped, cfg.n_kv_heads)):
+        for name, stored, n_heads in (
+            ("Q", "", cfg.n_heads),
+            ("K", grouped, cfg.n_kv_heads),
+            ("V", grouped, cfg.n_kv_heads),
+        ):
             projection = f"{theirs}.self_attn.{name.lower()}_proj"
             yield f"{ours}.attn.{stored}W_{name}", split_heads_in(tensors[f"{projection}.weight"], n_heads)
             if f"{projection}.bias" in tensors:
