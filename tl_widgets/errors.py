@@ -31,7 +31,7 @@ class CannotLoad(ValueError, OSError):
     """Weights, a config or a tokenizer that could not be found or read."""
 
 
-def nearest(given: str, allowed: Iterable[str], most: int = 3) -> list[str]:
+def nearest(given: str, allowed: Iterable[str], most: int = 2) -> list[str]:
     """The names in `allowed` that `given` was probably meant to be, best first.
 
     Examples

@@ -94,8 +94,7 @@ class ActivationCache:
                 f"{key!r} is {name!r}, which this run did not cache: it has {len(self)} of the model's activations. "
                 "See names_filter of run_with_cache."
             )
-        given = key if name == key else f"{key!r} ({name})"
-        return unknown("activation", name if name != key else given, [*self.cache_dict, *points])
+        return unknown("activation", name, [*self.cache_dict, *points])
 
     def __contains__(self, key: object) -> bool:
         try:
