@@ -10,7 +10,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --constraint con
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup lab test check format js dist browser notebooks clean
+.PHONY: help setup lab test check format js dist browser notebooks screenshots clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,10 @@ browser: .venv/.test
 
 notebooks: .venv/.lab js ## run the notebooks and keep what they show
 	$(PY) notebooks/refresh.py
+
+screenshots: browser js ## take the README's pictures anew
+	$(PY) -m pytest tests/browser -k both_themes
+	@for theme in light dark; do cp test-artifacts/explorer-$$theme.png docs/first-look-$$theme.png; done
 
 clean: ## remove all that these targets made
 	rm -rf .venv dist js/node_modules tl_widgets/views/static test-artifacts .mypy_cache .pytest_cache .ruff_cache

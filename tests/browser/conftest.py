@@ -124,7 +124,8 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[WatchedPa
 def lab(browser: Browser, jupyterlab: JupyterLab, request: pytest.FixtureRequest) -> Iterator[LabPage]:
     """A page on the JupyterLab, with nothing open yet; a picture of it is kept when the test fails."""
     shutil.rmtree(jupyterlab.settings, ignore_errors=True)  # JupyterLab remembers a theme: not from test to test
-    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+    ratio = 2 if request.node.get_closest_marker("crisp") else 1
+    with browser.new_context(viewport={"width": 1280, "height": 900}, device_scale_factor=ratio) as context:
         context.set_default_timeout(20_000)
         lab = LabPage(context.new_page(), jupyterlab)
         yield lab

@@ -124,6 +124,7 @@ def test_hover_previews_and_is_not_sent(lab: LabPage, explorer: Explorer) -> Non
     explorer.expect_shown(*before)
 
 
+@pytest.mark.crisp
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
 def test_both_themes(lab: LabPage, explorer: Explorer, theme: str) -> None:
     lab.theme(theme)
@@ -132,8 +133,8 @@ def test_both_themes(lab: LabPage, explorer: Explorer, theme: str) -> None:
     explorer.part("pattern").scroll_into_view_if_needed()
     explorer.part("pattern").hover(position=explorer.weight_at(14, 10))
     expect(explorer.part("tooltip")).to_be_visible()
-    lab.screenshot(f"first-look-{theme.lower()}")
-    explorer.root.screenshot(path=lab.screenshot(f"first-look-{theme.lower()}").with_stem(f"explorer-{theme.lower()}"))
+    notebook = lab.screenshot(f"first-look-{theme.lower()}")
+    explorer.root.screenshot(path=notebook.with_stem(f"explorer-{theme.lower()}"))
     lab.assert_no_console_errors()
 
 

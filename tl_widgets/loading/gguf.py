@@ -17,6 +17,8 @@ from tl_widgets.errors import CannotLoad
 # Part of a kept directory's name: raise it when what is kept changes.
 _LAYOUT = "1"
 _DONE = "complete"
+# What transformers reads a GGUF with.
+_READERS = ("gguf", "accelerate")
 
 
 def cache_directory() -> Path:
@@ -34,8 +36,9 @@ def as_directory(path: Path) -> Path:
     kept = cache_directory() / "gguf" / f"{path.stem}-{_digest(path)}-{_LAYOUT}"
     if (kept / _DONE).exists():
         return kept
-    if importlib.util.find_spec("gguf") is None:
-        raise CannotLoad("Reading a GGUF file needs the package gguf: pip install 'tl_widgets[gguf]'.")
+    missing = [package for package in _READERS if importlib.util.find_spec(package) is None]
+    if missing:
+        raise CannotLoad(f"Reading a GGUF file needs {' and '.join(missing)}: pip install 'tl_widgets[gguf]'.")
     print(f"Reading {path.name} for the first time (later loads take a second) ...", flush=True)
     kept.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{kept.name}-", dir=kept.parent))
