@@ -11,6 +11,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import transformers
@@ -63,7 +64,7 @@ def main(seconds: float, threads: int) -> None:
     with torch.no_grad():
         for batch, n_tokens in SHAPES:
             tokens = torch.randint(0, ours.cfg.d_vocab, (batch, n_tokens))
-            medians = rounds({name: (lambda f=f: f(tokens)) for name, f in contenders.items()}, seconds)
+            medians = rounds({name: partial(f, tokens) for name, f in contenders.items()}, seconds)
             base = medians["transformers"]
             row = "".join(f"{1000 * m:>20.1f} ({m / base:6.2f}x)" for m in medians.values())
             print(f"{f'{batch} x {n_tokens}':16}{row}", flush=True)

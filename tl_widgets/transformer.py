@@ -166,7 +166,7 @@ class HookedTransformer(Network):
     ) -> Tensor:
         """Text -> tokens ``[batch, pos]``; BOS first by default, rows padded to one length, cut to the context."""
         tokens = self._text().encode(input, prepend_bos, padding_side, truncate).tokens
-        return tokens.to(self.cfg.device) if move_to_device else tokens
+        return tokens.to(self.embed.W_E.device) if move_to_device else tokens
 
     def to_string(self, tokens: Any) -> str | list[str]:
         """Tokens ``[pos]`` -> a string, ``[batch, pos]`` -> a list of strings."""
@@ -305,6 +305,8 @@ class HookedTransformer(Network):
             The output, and an `ActivationCache` (or a dict, with ``return_cache_object=False``).
         """
         batch = None
+        if "input" in kwargs:
+            model_args = (kwargs.pop("input"), *model_args)
         if model_args and kwargs.get("start_at_layer") is None:
             options = {name: kwargs.pop(name, None) for name in ("prepend_bos", "padding_side", "attention_mask")}
             batch = self.read(model_args[0], **options)
