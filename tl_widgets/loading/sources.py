@@ -105,7 +105,7 @@ def from_hub(hub_id: str, **options: Any) -> Source:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise CannotLoad(
             f"{hub_id} is not on this machine and could not be downloaded ({type(error).__name__}). Check the "
-            "connection and the name, or pass a local directory or a GGUF file."
+            f"connection and the name, or pass a local directory or a GGUF file.{names.how_to_get(hub_id)}"
         ) from error
     return from_directory(Path(folder), name=_last_part(hub_id))
 
