@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from tl_widgets import loading
 from tl_widgets.cache import ActivationCache
 from tl_widgets.config import HookedTransformerConfig, as_dtype
-from tl_widgets.errors import BadInput
+from tl_widgets.errors import BadInput, BadType
 from tl_widgets.math import lm_cross_entropy_loss
 from tl_widgets.network import Network
 from tl_widgets.text import Prompt, Text, TokenBatch, check_tokens
@@ -144,12 +145,16 @@ class HookedTransformer(Network):
 
     def set_tokenizer(self, tokenizer: Any, default_padding_side: str | None = None) -> None:
         """Read text through `tokenizer` from now on."""
-        self.text = Text(tokenizer, self.cfg.n_ctx, self.cfg.default_prepend_bos, default_padding_side)
+        self.text = Text(tokenizer, self.cfg, default_padding_side)
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer, or None."""
+        """The tokenizer, or None; set one and the model reads through it."""
         return self.text.tokenizer if self.text else None
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        self.set_tokenizer(tokenizer)
 
     def _text(self) -> Text:
         if self.text is None:
@@ -196,9 +201,10 @@ class HookedTransformer(Network):
         prepend_bos: bool | None = None,
         padding_side: str | None = None,
         start_at_layer: int | None = None,
+        tokens: Tensor | None = None,
+        shortformer_pos_embed: Tensor | None = None,
         attention_mask: Tensor | None = None,
         stop_at_layer: int | None = None,
-        tokens: Tensor | None = None,
     ) -> Any:
         """Run the model.
 
@@ -216,12 +222,16 @@ class HookedTransformer(Network):
         start_at_layer, stop_at_layer
             First layer to run, and the first not to run (which returns the residual stream entering it); negative
             ones count from the end.
+        tokens
+            The tokens behind a residual stream `input`, for the loss.
+        shortformer_pos_embed
+            For shortformer models, which this version does not build: None.
         attention_mask
             ``[batch, pos]``, 0 for padding; by default what the tokenisation of strings says, or the run of padding
             tokens at the padded side.
-        tokens
-            The tokens behind a residual stream `input`, for the loss.
         """
+        if shortformer_pos_embed is not None:
+            raise BadInput("shortformer_pos_embed is for shortformer models, and this is none.")
         if return_type not in ("logits", "loss", "both", None):
             raise BadInput(f"return_type is 'logits', 'loss', 'both' or None, not {return_type!r}.")
         start, stop = self._layers(start_at_layer, stop_at_layer)
@@ -231,15 +241,16 @@ class HookedTransformer(Network):
             mask = self.attention_mask(tokens, tokens_mask)
             residual = self.embed_tokens(tokens, mask)
         else:
-            tokens_mask = attention_mask
             residual = self._residual_stream(input)
-            mask = self.attention_mask(residual, attention_mask)
+            tokens_mask = self._mask_that_matters(attention_mask, residual.shape[:2], residual.device)
+            mask = self.attention_mask(residual, tokens_mask)
         residual = self.run_blocks(residual, mask, start, stop)
         if stop_at_layer is not None:
             return residual
+        normalized = self.ln_final(residual)
         if return_type is None:
             return None
-        logits = self.to_logits(residual)
+        logits = self.to_logits(normalized)
         if return_type == "logits":
             return logits
         if tokens is None:
@@ -250,6 +261,8 @@ class HookedTransformer(Network):
     def _layers(self, start: int | None, stop: int | None) -> tuple[int, int]:
         n_layers = self.cfg.n_layers
         for name, layer in (("start_at_layer", start), ("stop_at_layer", stop)):
+            if isinstance(layer, bool) or not isinstance(layer, (int, type(None))):
+                raise BadType(f"{name} is a whole number, not {layer!r}.")
             if layer is not None and not -n_layers <= layer <= n_layers:
                 raise BadInput(f"{name} is -{n_layers} to {n_layers} in a model of {n_layers} layers, not {layer}.")
         first = 0 if start is None else start % n_layers if start < 0 else start
@@ -280,15 +293,17 @@ class HookedTransformer(Network):
             if self.text is not None and attention_mask is None:
                 mask = self.text.mask_of(tokens, prepend_bos, padding_side)
         mask = mask if attention_mask is None else attention_mask
-        return TokenBatch(tokens, self._mask_that_matters(mask, tokens))
+        return TokenBatch(tokens, self._mask_that_matters(mask, tokens.shape, device))
 
-    def _mask_that_matters(self, mask: Tensor | None, tokens: Tensor) -> Tensor | None:
+    def _mask_that_matters(self, mask: Any, shape: torch.Size, device: torch.device) -> Tensor | None:
         """Return the mask, or None where all tokens are real (attention without a mask is the fast kind)."""
         if mask is None:
             return None
-        if mask.shape != tokens.shape:
-            raise BadInput(f"attention_mask is {list(mask.shape)}, but the tokens are {list(tokens.shape)}.")
-        return None if bool((mask == 1).all()) else mask.to(tokens.device)
+        mask = torch.as_tensor(mask, device=device)
+        mask = mask[None] if mask.ndim == 1 else mask
+        if mask.shape != shape:
+            raise BadInput(f"attention_mask is {list(mask.shape)}, but the input is {list(shape)}.")
+        return None if bool((mask == 1).all()) else mask.long()
 
     def run_with_cache(  # type: ignore[override]  # the cache is an object here
         self,
@@ -304,17 +319,20 @@ class HookedTransformer(Network):
         tuple
             The output, and an `ActivationCache` (or a dict, with ``return_cache_object=False``).
         """
-        batch = None
-        if "input" in kwargs:
-            model_args = (kwargs.pop("input"), *model_args)
-        if model_args and kwargs.get("start_at_layer") is None:
-            options = {name: kwargs.pop(name, None) for name in ("prepend_bos", "padding_side", "attention_mask")}
-            batch = self.read(model_args[0], **options)
+        run = inspect.signature(self.forward).parameters
+        options = {name: kwargs.pop(name) for name in list(kwargs) if name not in run}
+        given = inspect.signature(self.forward).bind(*model_args, **kwargs).arguments
+        if given.get("start_at_layer") is None:
+            reading = {name: given.pop(name, None) for name in ("prepend_bos", "padding_side", "attention_mask")}
+            batch = self.read(given["input"], **reading)
             real = torch.ones_like(batch.tokens) if batch.mask is None else batch.mask
-            model_args = (batch.tokens, *model_args[1:])
-            kwargs["attention_mask"] = real
-        output, cache_dict = super().run_with_cache(*model_args, remove_batch_dim=remove_batch_dim, **kwargs)
+            given |= {"input": batch.tokens, "attention_mask": real}
+            tokens: Tensor | None = batch.tokens.clone()  # a copy: the caller may fill the tensor anew
+            mask = batch.mask
+        else:
+            tokens, mask = given.get("tokens"), given.get("attention_mask")
+            tokens = None if tokens is None else torch.atleast_2d(tokens).clone()
+        output, cache_dict = super().run_with_cache(**given, remove_batch_dim=remove_batch_dim, **options)
         if not return_cache_object:
             return output, cache_dict
-        tokens, mask = (batch.tokens, batch.mask) if batch else (kwargs.get("tokens"), kwargs.get("attention_mask"))
         return output, ActivationCache(cache_dict, self, not remove_batch_dim, tokens, mask)

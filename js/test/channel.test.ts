@@ -17,7 +17,10 @@ afterEach(() => {
 test("a reply finds its request, whatever the order", async () => {
   const model = new FakeModel();
   const channel = new Channel(model, new Life());
-  const [first, second] = [channel.ask({ kind: "a" }, 100), channel.ask({ kind: "b" }, 100)];
+  const [first, second] = [
+    channel.ask({ kind: "open", view: "a" }, 100),
+    channel.ask({ kind: "open", view: "b" }, 100),
+  ];
   expect(model.sent.map(({ kind }) => kind)).toEqual(["a", "b"]);
   model.fire("msg:custom", { id: model.sent[1]!.id, ok: true, shape: [2, 2] });
   model.fire("msg:custom", { id: model.sent[0]!.id, ok: true, shape: [1, 1] });
@@ -28,7 +31,7 @@ test("a reply finds its request, whatever the order", async () => {
 test("what is not for us is let pass", () => {
   const model = new FakeModel();
   const late = vi.fn();
-  new Channel(model, new Life()).ask({ kind: "a" }, 100, late);
+  new Channel(model, new Life()).ask({ kind: "open", view: "a" }, 100, late);
   for (const content of [null, "text", 3, {}, { id: "1" }, { id: -7, ok: true }]) model.fire("msg:custom", content);
   vi.advanceTimersByTime(100);
   expect(late).toHaveBeenCalledOnce(); // so it still waits
@@ -36,7 +39,7 @@ test("what is not for us is let pass", () => {
 
 test("two views of a widget do not take each other's replies", () => {
   const model = new FakeModel();
-  for (let i = 0; i < 2; i++) new Channel(model, new Life()).ask({ kind: "a" }, 100);
+  for (let i = 0; i < 2; i++) new Channel(model, new Life()).ask({ kind: "open", view: "a" }, 100);
   expect(model.sent[0]!.id).not.toBe(model.sent[1]!.id);
   expect(Number.isSafeInteger(model.sent[0]!.id)).toBe(true);
 });
@@ -44,7 +47,7 @@ test("two views of a widget do not take each other's replies", () => {
 test("the deadline is told once, and a late reply still counts", async () => {
   const model = new FakeModel();
   const late = vi.fn();
-  const asked = new Channel(model, new Life()).ask({ kind: "a" }, 100, late);
+  const asked = new Channel(model, new Life()).ask({ kind: "open", view: "a" }, 100, late);
   vi.advanceTimersByTime(99);
   expect(late).not.toHaveBeenCalled();
   vi.advanceTimersByTime(5000);
@@ -56,7 +59,7 @@ test("the deadline is told once, and a late reply still counts", async () => {
 test("a reply in time is not late", async () => {
   const model = new FakeModel();
   const late = vi.fn();
-  const asked = new Channel(model, new Life()).ask({ kind: "a" }, 100, late);
+  const asked = new Channel(model, new Life()).ask({ kind: "open", view: "a" }, 100, late);
   model.fire("msg:custom", { id: model.sent[0]!.id, ok: true });
   await asked;
   vi.advanceTimersByTime(5000);
@@ -66,13 +69,13 @@ test("a reply in time is not late", async () => {
 test("errors come with the kernel's words; without a kernel, with ours", async () => {
   const model = new FakeModel();
   const channel = new Channel(model, new Life());
-  const asked = channel.ask({ kind: "a" }, 100);
+  const asked = channel.ask({ kind: "open", view: "a" }, 100);
   model.fire("msg:custom", { id: model.sent[0]!.id, ok: false, error: "the weights changed" });
   await expect(asked).rejects.toThrow("the weights changed");
   model.send = () => {
     throw new Error("no comm");
   };
-  await expect(channel.ask({ kind: "a" }, 100)).rejects.toThrow("run the cell again");
+  await expect(channel.ask({ kind: "open", view: "a" }, 100)).rejects.toThrow("run the cell again");
 });
 
 test("an answer that is not what it says is an error", async () => {

@@ -29,4 +29,13 @@ test("a key that is taken goes no further; one that is left, or has a modifier, 
   expect(press("x", { ctrlKey: true })).toBe(false);
   expect(press("x", { metaKey: true })).toBe(false);
   expect(heard).toHaveBeenCalledTimes(3);
+  // Shift+Enter runs a cell; "?" is a shifted key on many keyboards, and stays a character.
+  const shifted = (key: string) => {
+    const event = new KeyboardEvent("keydown", { key, shiftKey: true, cancelable: true });
+    take(event, () => true);
+    return event.defaultPrevented;
+  };
+  expect(shifted("Enter")).toBe(false);
+  expect(shifted("ArrowDown")).toBe(false);
+  expect(shifted("?")).toBe(true);
 });

@@ -228,3 +228,87 @@ def test_inference_mode(model):
     with torch.inference_mode():
         _, cache = model.run_with_cache(TOKENS)
     assert cache["pattern", 0].shape == (1, 4, 10, 10)
+
+
+class InPlace(HookedRootModule):
+    """Edits in place what has passed a hook point, and returns a dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.hook_a, self.hook_b = HookPoint(), HookPoint()
+        self.setup()
+
+    def forward(self, x):
+        x = self.hook_a(x * 1)
+        x += 100
+        return {"y": self.hook_b(x)}
+
+
+def test_the_cache_of_a_module_that_edits_in_place_holds_what_was_there():
+    out, cache = InPlace().run_with_cache(torch.zeros(2))
+    out["y"].zero_()
+    assert cache["hook_a"].tolist() == [0, 0] and cache["hook_b"].tolist() == [100, 100]
+
+
+def test_the_cache_shares_no_memory_with_what_the_caller_gave(model):
+    tokens = TOKENS.clone()
+    _, cache = model.run_with_cache(tokens, names_filter=["hook_tokens", "blocks.0.hook_resid_pre"])
+    residual = model(TOKENS, stop_at_layer=1).detach()
+    _, later = model.run_with_cache(residual, start_at_layer=1, tokens=tokens)
+    expected = residual.clone()
+    residual.zero_()
+    tokens.zero_()
+    torch.testing.assert_close(later["resid_pre", 1], expected)
+    for kept in (cache["tokens"], cache.tokens, later.tokens):
+        torch.testing.assert_close(kept, TOKENS)
+
+
+@pytest.mark.parametrize("way", ["a module of somebody else's", "a torch hook"])
+def test_the_cache_is_safe_from_modules_that_work_in_place(model, way):
+    _, expected = model.run_with_cache(TOKENS)
+
+    class Doubling(torch.nn.Module):
+        def forward(self, x):
+            return x.mul_(2)
+
+    with torch.no_grad():
+        if way == "a torch hook":
+            model.blocks[1].register_forward_pre_hook(lambda module, args: (args[0].mul_(2), *args[1:]))
+        else:
+            model.blocks[1].mlp = Doubling()
+        _, cache = model.run_with_cache(TOKENS)
+    torch.testing.assert_close(cache["resid_post", 0], expected["resid_post", 0])
+    torch.testing.assert_close(cache["normalized", 0, "ln2"], expected["normalized", 0, "ln2"])
+
+
+def test_a_backward_hook_sees_the_gradient_of_what_the_forward_hooks_of_its_point_made():
+    theirs, ours = pair(GPT2_LIKE)
+    grads = []
+    for model in (theirs, ours):
+        model.add_hook("blocks.0.hook_resid_post", lambda x, hook: 2 * x)
+        model.add_hook("blocks.0.hook_resid_post", lambda grad, hook: grads.append(grad.clone()), dir="bwd")
+        model(TOKENS, return_type="loss").backward()
+    torch.testing.assert_close(grads[1], grads[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_hooked_model_inside_another_keeps_its_own_names():
+    class Outer(HookedRootModule):
+        def __init__(self):
+            super().__init__()
+            self.inner = InPlace()
+            self.setup()
+
+        def forward(self, x):
+            return self.inner(x)["y"]
+
+    outer = Outer()
+    _, cache = outer.inner.run_with_cache(torch.zeros(2))
+    assert list(cache) == ["inner.hook_a", "inner.hook_b"]
+    assert outer.inner.run_with_hooks(torch.zeros(2), fwd_hooks=[("hook_b", lambda x, hook: x * 0)])["y"].sum() == 0
+    assert hooks_left(outer) == []
+
+
+def test_removing_by_predicate_reaches_optional_points_too(model):
+    model.add_hook("blocks.0.attn.hook_result", lambda x, hook: None)
+    model.remove_hook(lambda name: True)
+    assert hooks_left(model) == []

@@ -198,11 +198,34 @@ def test_a_file_that_is_no_gguf(tmp_path):
         HookedTransformer.from_pretrained(str(path))
 
 
+@pytest.mark.parametrize("name", ["./nope/model", "nope.gguf", "~/nope", "a/b/c", "owner/na me"])
+def test_a_path_or_id_that_leads_nowhere(name):
+    with pytest.raises(ValueError, match=r"no file or directory|no hub id"):
+        HookedTransformer.from_pretrained(name)
+
+
+def test_an_empty_name_is_no_directory():
+    with pytest.raises(ValueError, match="No model is called ''"):
+        HookedTransformer.from_pretrained("")
+
+
+def test_code_in_a_directory_is_never_run(tmp_path, monkeypatch):
+    (tmp_path / "custom.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass")
+    config = {"model_type": "unheard-of", "auto_map": {"AutoConfig": "custom.Config"}, "architectures": ["X"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers may ask, and people may say yes
+    with pytest.raises(ValueError, match=r"config\.json .* could not be read"):
+        HookedTransformer.from_pretrained(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
 def test_options_that_do_not_exist_or_are_never_obeyed():
     with pytest.raises(ValueError, match="fold_lnn"):
         HookedTransformer.from_pretrained("gpt2", fold_lnn=True)
     with pytest.raises(ValueError, match="trust_remote_code"):
         HookedTransformer.from_pretrained("gpt2", trust_remote_code=True)
+    with pytest.raises(ValueError, match="fold_lnn"):
+        HookedTransformer.from_pretrained("x", hf_model=gpt2(), fold_lnn=True)
 
 
 def test_every_listed_alias_leads_to_its_hub_id():

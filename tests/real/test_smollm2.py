@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tl_widgets.loading import gguf
 from tl_widgets.loading.names import packaged_gguf
 
 IOI = "When Mary and John went to the store, John gave a drink to"
@@ -115,3 +116,15 @@ def test_a_longer_string_is_cut_with_a_warning(raw):
 def test_a_gguf_is_dequantised_once(raw, capsys):
     type(raw).from_pretrained_no_processing("smollm2-135m-instruct", first_n_layers=1)
     assert "first time" not in capsys.readouterr().out
+
+
+def test_a_kept_gguf_that_lost_a_file_is_made_again(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setenv("TL_WIDGETS_CACHE", str(tmp_path))
+    monkeypatch.setattr(gguf, "_dequantise", lambda path, folder: made.append((folder / "weights").write_text("")))
+    path = packaged_gguf("HuggingFaceTB/SmolLM2-135M-Instruct")
+    kept = gguf.as_directory(path)
+    assert gguf.as_directory(path) == kept and len(made) == 1
+    (kept / "complete").unlink()
+    assert gguf.as_directory(path) == kept and len(made) == 2 and (kept / "complete").exists()
+    assert [folder.name for folder in kept.parent.iterdir()] == [kept.name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Key = str | tuple
 
 
-class ActivationCache:
+class ActivationCache(Mapping[str, Tensor]):
     """A mapping from activations to tensors; at the end of a notebook cell, something to explore.
 
     Parameters
@@ -102,23 +102,15 @@ class ActivationCache:
         except (KeyError, ValueError):
             return False
 
+    # Two caches are one only if they are the same; and a view watches its cache by identity.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.cache_dict)
 
     def __len__(self) -> int:
         return len(self.cache_dict)
-
-    def keys(self) -> KeysView[str]:
-        """Full names, in the order in which the model came by them."""
-        return self.cache_dict.keys()
-
-    def values(self) -> ValuesView[Tensor]:
-        """Return the activations."""
-        return self.cache_dict.values()
-
-    def items(self) -> ItemsView[str, Tensor]:
-        """Pairs of full name and activation."""
-        return self.cache_dict.items()
 
     # The whole
 
@@ -143,6 +135,10 @@ class ActivationCache:
             self.cache_dict = {name: activation[0] for name, activation in self.items()}
             self.has_batch_dim = False
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the view behind: a copy, or the same cache in another process, makes its own."""
+        return self.__dict__ | {"_view": None}
 
     # For the eye
 

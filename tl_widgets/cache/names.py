@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tl_widgets.errors import BadInput
+from tl_widgets.errors import UnknownName
 
 _ALIASES = {
     "attn": "pattern",
@@ -51,5 +51,5 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
         return f"ln_final.hook_{name}" if name in _OF_NORMS else f"hook_{name}"
     part = _SUBLAYER_ALIASES.get(layer_type, layer_type) if layer_type else _SUBLAYERS.get(name, "")
     if name in _OF_NORMS and not part:
-        raise BadInput(f"{name!r} in layer {layer} needs to know of which norm: 'ln1' or 'ln2'.")
+        raise UnknownName(f"{name!r} in layer {layer} needs to know of which norm: 'ln1' or 'ln2'.")
     return ".".join(part for part in ("blocks", str(layer), part, f"hook_{name}") if part)

@@ -54,15 +54,15 @@ class HookPoint(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the hooks, if there are any, on the activation `x`."""
-        if self.bwd_hooks and x.requires_grad:
-            # A view of its own, so that points which share one tensor (resid_post, the next resid_pre) stay apart
-            # in the backward pass.
-            x = x.view_as(x)
-            x.register_hook(self._run_backward)
         for hook in tuple(self.fwd_hooks):  # a copy: hooks may add or remove hooks
             result = hook.fn(x, hook=self)
             if result is not None:
                 x = result
+        if self.bwd_hooks and x.requires_grad:
+            # Of what goes on from here, after the forward hooks; and a view of its own, so that points which share
+            # one tensor (resid_post, the next resid_pre) stay apart in the backward pass.
+            x = x.view_as(x)
+            x.register_hook(self._run_backward)
         return x
 
     def _run_backward(self, grad: Tensor) -> Tensor:
@@ -183,12 +183,11 @@ def is_watched(point: nn.Module) -> bool:
 
     Fast paths ask this before they leave an activation out.
     """
-    return (
-        type(point) is not HookPoint
-        or bool(point.fwd_hooks)
-        or bool(point.bwd_hooks)
-        or bool(point._forward_hooks)
-        or bool(point._forward_pre_hooks)
-        or bool(point._backward_hooks)
-        or bool(point._backward_pre_hooks)
+    return type(point) is not HookPoint or bool(point.fwd_hooks) or bool(point.bwd_hooks) or has_torch_hooks(point)
+
+
+def has_torch_hooks(module: nn.Module) -> bool:
+    """Whether anybody has hooked `module` through torch itself."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ class Recorder:
     ----------
     private
         Copy every activation. Otherwise only those are copied whose memory somebody else can reach: a second point
-        that passes on the same tensor (see also `part_from`).
+        that passes on the same tensor, the model's inputs (`stay_apart_from`) and its output (`part_from`).
     """
 
     def __init__(
@@ -72,6 +73,10 @@ class Recorder:
         if self.pos_slice.mode == "identity":
             return tensor
         return self.pos_slice.apply(tensor, dim=position_axis(name, tensor.ndim))
+
+    def stay_apart_from(self, values: Iterable[Any]) -> None:
+        """Copy what shares memory with the tensors among `values`, which are somebody else's to edit."""
+        self._storages |= {value.untyped_storage().data_ptr() for value in values if isinstance(value, Tensor)}
 
     def part_from(self, output: Any) -> None:
         """Copy what the cache shares with the model's output, which is the caller's to edit."""

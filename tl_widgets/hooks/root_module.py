@@ -65,18 +65,18 @@ class HookedRootModule(nn.Module):
 
     # Attaching and removing
 
-    def _points_called(self, name: str | Callable[[str], bool]) -> list[HookPoint]:
-        """The points that a name or predicate selects.
+    def _names_called(self, name: str | Callable[[str], bool]) -> list[str]:
+        """The points that a name or predicate selects, by their keys in `hook_dict`.
 
         A predicate leaves optional points out unless it selects nothing else: ``lambda name: True`` means what the
         model computes anyway, ``lambda name: name.endswith("hook_result")`` can only mean the optional ones.
         """
         if callable(name):
-            points = [point for full_name, point in self.hook_dict.items() if name(full_name)]
-            return [point for point in points if not self._is_switched_off(point)] or points
+            names = [key for key in self.hook_dict if name(key)]
+            return [key for key in names if not self._is_switched_off(self.hook_dict[key])] or names
         if name not in self.hook_dict:
             raise unknown("hook point", name, self.hook_dict)
-        return [self.hook_dict[name]]
+        return [name]
 
     def _is_switched_off(self, point: HookPoint) -> bool:
         """Whether the model will not compute this point unless somebody hooks it; models with optional points say."""
@@ -123,11 +123,11 @@ class HookedRootModule(nn.Module):
         UnknownName
             If no hook point has that name; the nearest names are suggested.
         """
-        points = self._points_called(name)
-        if not points:
+        names = self._names_called(name)
+        if not names:
             warnings.warn("The predicate given to add_hook accepts no hook point: nothing is hooked.", stacklevel=2)
-        for point in points:
-            self.check_and_add_hook(point, point.name or "", hook, dir, is_permanent, level, prepend)
+        for each in names:
+            self.check_and_add_hook(self.hook_dict[each], each, hook, dir, is_permanent, level, prepend)
 
     def add_perma_hook(self, name: str | Callable[[str], bool], hook: HookFunction, dir: Direction = "fwd") -> None:
         """Attach a hook that stays until ``reset_hooks(including_permanent=True)``."""
@@ -197,8 +197,9 @@ class HookedRootModule(nn.Module):
 
     def remove_hook(self, name: str | Callable[[str], bool], direction: Directions = "both") -> None:
         """Remove all but permanent hooks from the point called `name`, or from all that the predicate accepts."""
-        for point in self._points_called(name):
-            point.remove_hooks(direction)
+        names = [key for key in self.hook_dict if name(key)] if callable(name) else self._names_called(name)
+        for each in names:
+            self.hook_dict[each].remove_hooks(direction)
 
     # Running
 
@@ -257,7 +258,9 @@ class HookedRootModule(nn.Module):
             The model's output, and a dict from full names to detached activations: what they were at that moment,
             whatever is edited in place later.
         """
-        recorder = Recorder({}, device, remove_batch_dim, Slice.unwrap(pos_slice), private=self._has_fwd_hooks())
+        keeps_to_itself = self._keeps_to_itself()
+        recorder = Recorder({}, device, remove_batch_dim, Slice.unwrap(pos_slice), private=not keeps_to_itself)
+        recorder.stay_apart_from([*model_args, *model_kwargs.values()])
         fwd_hooks, bwd_hooks = self._recording_hooks(recorder, names_filter, incl_bwd)
         with self.hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
             output = self(*model_args, **model_kwargs)
@@ -266,8 +269,12 @@ class HookedRootModule(nn.Module):
         recorder.part_from(output)
         return output, recorder.cache
 
-    def _has_fwd_hooks(self) -> bool:
-        return any(point.fwd_hooks for point in self.hook_points())
+    def _keeps_to_itself(self) -> bool:
+        """Whether this model, as it is hooked now, never edits in place what has passed a hook point.
+
+        Then a cache may hold the very tensors, without copies. Nothing is known of any module: a subclass may know.
+        """
+        return False
 
     def get_caching_hooks(
         self,
@@ -285,19 +292,19 @@ class HookedRootModule(nn.Module):
     def _recording_hooks(
         self, recorder: Recorder, names_filter: NamesFilter, incl_bwd: bool
     ) -> tuple[list[NamedHook], list[NamedHook]]:
-        names = [point.name or "" for point in self._points_to_cache(names_filter)]
+        names = self._names_to_cache(names_filter)
         return (
             [(name, recorder.activation) for name in names],
             [(name, recorder.gradient) for name in names] if incl_bwd else [],
         )
 
-    def _points_to_cache(self, names_filter: NamesFilter) -> list[HookPoint]:
+    def _names_to_cache(self, names_filter: NamesFilter) -> list[str]:
         if names_filter is None:
-            return self._points_called(lambda _: True)
+            return self._names_called(lambda _: True)
         if isinstance(names_filter, str) or callable(names_filter):
-            return self._points_called(names_filter)
-        wanted = {point.name for name in names_filter for point in self._points_called(name)}
-        return [point for point in self.hook_points() if point.name in wanted]
+            return self._names_called(names_filter)
+        wanted = {key for name in names_filter for key in self._names_called(name)}
+        return [key for key in self.hook_dict if key in wanted]
 
     def add_caching_hooks(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import os
@@ -45,11 +44,23 @@ def as_directory(path: Path) -> Path:
     try:
         _dequantise(path, unfinished)
         (unfinished / _DONE).touch()
-        with contextlib.suppress(OSError):  # another process was quicker
+        unfinished.chmod(0o777 & ~_umask())  # a temporary folder is private, a shared cache directory is not
+        if kept.exists() and not (kept / _DONE).exists():
+            shutil.rmtree(kept)  # somebody has taken files away
+        try:
             unfinished.rename(kept)
+        except OSError:
+            if not (kept / _DONE).exists():  # else another process was quicker
+                raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return kept
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _dequantise(path: Path, folder: Path) -> None:
@@ -57,8 +68,9 @@ def _dequantise(path: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        options = {"gguf_file": path.name, "trust_remote_code": False}
+        model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
     except Exception as error:  # the reader raises whatever a broken file makes it trip over
         raise CannotLoad(f"{path} could not be read as a GGUF file: {type(error).__name__}: {error}") from error
     model.config.architectures = [type(model).__name__]

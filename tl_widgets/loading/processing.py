@@ -160,7 +160,7 @@ def fold_value_biases(weights: Weights, cfg: HookedTransformerConfig) -> None:
         b_V.zero_()
 
 
-def _always(weights: Weights, cfg: HookedTransformerConfig) -> str | None:
+def _no_reason(weights: Weights, cfg: HookedTransformerConfig) -> str | None:
     return None
 
 
@@ -169,5 +169,5 @@ STEPS: dict[str, Step] = {
     "fold_ln": Step(fold_layer_norm, _why_not_fold),
     "center_writing_weights": Step(center_writing_weights, _why_not_center_writing),
     "center_unembed": Step(center_unembed, _why_not_center_unembed),
-    "fold_value_biases": Step(fold_value_biases, _always),
+    "fold_value_biases": Step(fold_value_biases, _no_reason),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class Source:
     architecture: str | None
 
 
-def find_source(model_name: str, hf_model: Any = None, **hub_options: Any) -> Source:
+def find_source(model_name: str | os.PathLike[str], hf_model: Any = None, **hub_options: Any) -> Source:
     """Find a model by alias, hub id, local directory or GGUF file; `hf_model` is used as it is.
 
     Raises
@@ -51,8 +52,6 @@ def find_source(model_name: str, hf_model: Any = None, **hub_options: Any) -> So
     CannotLoad
         Where there is no such model; says what was tried and the nearest known names.
     """
-    if hf_model is not None:
-        return from_object(model_name, hf_model)
     if hub_options.get("trust_remote_code"):
         raise BadInput("trust_remote_code would run the repository's own code: tl_widgets never does.")
     refused = [option for option in hub_options if option not in _HUB_OPTIONS]
@@ -60,11 +59,16 @@ def find_source(model_name: str, hf_model: Any = None, **hub_options: Any) -> So
         raise BadInput(
             f"from_pretrained does not know {', '.join(refused)}; for hubs there is {', '.join(_HUB_OPTIONS)}."
         )
+    model_name = os.fspath(model_name)
+    if hf_model is not None:
+        return from_object(model_name, hf_model)
     path = Path(model_name).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
+    if model_name and path.is_file() and path.suffix == ".gguf":
         return from_gguf(path)
-    if path.is_dir():
+    if model_name and path.is_dir():
         return from_directory(path)
+    if path.suffix == ".gguf" or model_name.startswith((".", "/", "~")) or model_name.count("/") > 1:
+        raise CannotLoad(f"There is no file or directory {model_name!r}.")
     hub_id = names.hub_id_of(model_name)
     packaged = names.packaged_gguf(hub_id) if hub_id else None
     if packaged:
@@ -89,7 +93,13 @@ def from_object(model_name: str, hf_model: Any) -> Source:
 def from_hub(hub_id: str, **options: Any) -> Source:
     """Download (once) from the Hugging Face hub; ``HF_TOKEN`` in the environment opens gated models."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         folder = snapshot_download(hub_id, allow_patterns=_HUB_FILES, **options)
@@ -102,6 +112,8 @@ def from_hub(hub_id: str, **options: Any) -> Source:
             + (f"; did you mean {close}?" if close else ".")
             + " A private one needs HF_TOKEN."
         ) from error
+    except HFValidationError as error:
+        raise CannotLoad(f"{hub_id!r} is no hub id: one reads owner/name.") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise CannotLoad(
             f"{hub_id} is not on this machine and could not be downloaded ({type(error).__name__}). Check the "
@@ -125,7 +137,7 @@ def from_directory(folder: Path, name: str | None = None) -> Source:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
         raise CannotLoad(f"The config.json of {folder} could not be read: {error}") from error
     architecture = next(iter(config.architectures or []), None)
@@ -137,7 +149,7 @@ def _tokenizer(folder: Path) -> Any:
         return None
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 class SafetensorsFiles(Mapping[str, Tensor]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,9 +30,12 @@ def lm_cross_entropy_loss(
     tensor(1.3863)
     """
     losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")
-    losses = losses.view(tokens.shape[0], -1).to(logits.dtype)
-    if attention_mask is None:
-        return losses if per_token else losses.mean()
-    counts = (attention_mask[:, :-1] * attention_mask[:, 1:]).to(losses)
-    losses = losses * counts
-    return losses if per_token else losses.sum() / counts.sum()
+    losses = losses.view(tokens.shape[0], -1)
+    counts = torch.ones_like(losses)
+    if attention_mask is not None:
+        counts = (attention_mask[:, :-1] * attention_mask[:, 1:]).to(losses)
+        losses = losses * counts
+    if per_token:
+        return losses.to(logits.dtype)
+    # In float32 up to here: a mean over many tokens in half precision loses digits.
+    return (losses.sum() / counts.sum()).to(logits.dtype)

@@ -15,7 +15,7 @@ class AttentionMask:
     ----------
     cfg
         For the direction and the window of local layers.
-    batch, n_pos, device
+    n_pos, device
         Of the residual stream.
     tokens_mask
         ``[batch, pos]``, 1 for a real token and 0 for padding; None where all are real.

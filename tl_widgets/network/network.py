@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.errors import BadInput
-from tl_widgets.hooks import HookedRootModule, HookPoint
+from tl_widgets.hooks import HookedRootModule, HookPoint, has_torch_hooks
 from tl_widgets.network.block import TransformerBlock
 from tl_widgets.network.embed import Embed, PosEmbed, Unembed
 from tl_widgets.network.masking import AttentionMask
@@ -24,6 +24,9 @@ OPTIONAL_POINTS = {
     "hook_mlp_in": "use_hook_mlp_in",
     "hook_result": "use_attn_result",
 }
+
+# Where the modules of a model come from that nobody has changed.
+_OURS = ("tl_widgets.", "torch.nn.")
 
 
 class Network(HookedRootModule):
@@ -60,6 +63,15 @@ class Network(HookedRootModule):
         flag = OPTIONAL_POINTS.get((point.name or "").rsplit(".", 1)[-1])
         return flag is not None and not getattr(self.cfg, flag)
 
+    def _keeps_to_itself(self) -> bool:
+        # Nothing in this package edits an activation in place; hooks and modules of others may.
+        return not any(
+            has_torch_hooks(module)
+            or (isinstance(module, HookPoint) and module.fwd_hooks)
+            or not type(module).__module__.startswith(_OURS)
+            for module in self.modules()
+        )
+
     def attention_mask(self, residual_or_tokens: Tensor, tokens_mask: Tensor | None = None) -> AttentionMask:
         """Positions and permissions for a batch, from its padding mask ``[batch, pos]``."""
         if tokens_mask is not None and self.cfg.attention_dir == "causal" and _pads_at_the_end(tokens_mask):
@@ -81,9 +93,9 @@ class Network(HookedRootModule):
             residual = block(residual, mask)
         return residual
 
-    def to_logits(self, residual: Tensor) -> Tensor:
-        """Final residual stream -> logits ``[batch, pos, d_vocab_out]``."""
-        logits = self.unembed(self.ln_final(residual))
+    def to_logits(self, normalized: Tensor) -> Tensor:
+        """Output of the final norm -> logits ``[batch, pos, d_vocab_out]``."""
+        logits = self.unembed(normalized)
         cap = self.cfg.output_logits_soft_cap
         return cap * torch.tanh(logits / cap) if cap > 0 else logits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.errors import BadInput, BadType
 
 TextInput = str | Sequence[str]
@@ -31,25 +33,17 @@ class Text:
     Parameters
     ----------
     tokenizer
-        A transformers tokenizer. Where it has no BOS or no padding token, its EOS is set to serve as one.
-    n_ctx
-        Longer strings are cut to this many tokens, with a warning.
-    default_prepend_bos, default_padding_side
-        What holds where a call does not say.
+        A transformers tokenizer. Where it has no BOS or no padding token, its EOS serves as one (on a copy: other
+        models may share it).
+    cfg
+        Read at every call: `n_ctx` (longer strings are cut to it, with a warning) and `default_prepend_bos`.
+    default_padding_side
+        In place of the tokenizer's own.
     """
 
-    def __init__(
-        self, tokenizer: Any, n_ctx: int, default_prepend_bos: bool = True, default_padding_side: str | None = None
-    ) -> None:
-        if default_padding_side is not None:
-            tokenizer.padding_side = _checked_side(default_padding_side)
-        if tokenizer.bos_token is None:
-            tokenizer.bos_token = tokenizer.eos_token
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
-        self.tokenizer = tokenizer
-        self.n_ctx = n_ctx
-        self.default_prepend_bos = default_prepend_bos
+    def __init__(self, tokenizer: Any, cfg: HookedTransformerConfig, default_padding_side: str | None = None) -> None:
+        self.tokenizer = _completed(tokenizer, default_padding_side)
+        self.cfg = cfg
 
     def encode(
         self,
@@ -68,7 +62,7 @@ class Text:
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
             raise BadInput("An empty list holds no prompt: give at least one string.")
-        prepend = self.default_prepend_bos if prepend_bos is None else prepend_bos
+        prepend = self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
         rows = [self._row(item, prepend, truncate) for item in texts]
         return self._padded(rows, padding_side)
 
@@ -79,12 +73,13 @@ class Text:
             ids.insert(0, bos)
         if not ids:
             raise BadInput(f"The prompt {text!r} has no tokens. Give some text, or prepend_bos=True to start from BOS.")
-        if truncate and len(ids) > self.n_ctx:
+        n_ctx = self.cfg.n_ctx
+        if truncate and len(ids) > n_ctx:
             warnings.warn(
-                f"A prompt of {len(ids)} tokens is cut to the first {self.n_ctx}, the longest context of this model.",
-                stacklevel=4,
+                f"A prompt of {len(ids)} tokens is cut to the first {n_ctx}, the longest context of this model.",
+                stacklevel=5,
             )
-            ids = ids[: self.n_ctx]
+            ids = ids[:n_ctx]
         return ids
 
     def _padded(self, rows: list[list[int]], padding_side: str | None) -> TokenBatch:
@@ -92,7 +87,8 @@ class Text:
         if all(len(row) == longest for row in rows):
             return TokenBatch(torch.tensor(rows))
         left = _checked_side(padding_side or self.tokenizer.padding_side) == "left"
-        tokens = torch.full((len(rows), longest), self.tokenizer.pad_token_id)
+        # Without a padding token any will do: the mask says what is real.
+        tokens = torch.full((len(rows), longest), self.tokenizer.pad_token_id or 0)
         mask = torch.zeros_like(tokens)
         for i, row in enumerate(rows):
             place = slice(longest - len(row), None) if left else slice(len(row))
@@ -102,12 +98,14 @@ class Text:
 
     def mask_of(self, tokens: Tensor, prepend_bos: bool | None = None, padding_side: str | None = None) -> Tensor:
         """``[batch, pos]``, 0 for the run of padding tokens at the padded side; a BOS that looks the same stays."""
-        prepend = self.default_prepend_bos if prepend_bos is None else prepend_bos
+        prepend = self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
         return padding_mask(self.tokenizer, tokens, prepend, padding_side)
 
     def decode(self, tokens: Any) -> str | list[str]:
         """``[pos]`` (or one id) -> a string, ``[batch, pos]`` -> a list of strings."""
         tokens = torch.as_tensor(tokens)
+        if tokens.numel():
+            check_in_vocabulary(tokens, len(self.tokenizer))
         if tokens.ndim == 2:
             return self.tokenizer.batch_decode(tokens.tolist(), clean_up_tokenization_spaces=False)
         if tokens.ndim > 2:
@@ -144,17 +142,39 @@ class Text:
 
 def padding_mask(tokenizer: Any, tokens: Tensor, prepend_bos: bool, padding_side: str | None = None) -> Tensor:
     """``[batch, pos]``, 0 where `tokens` begin (or end) with a run of padding, by the tokenizer's padded side."""
-    is_real = tokens != tokenizer.pad_token_id
+    pad, bos = tokenizer.pad_token_id, tokenizer.bos_token_id
+    if pad is None:
+        return torch.ones_like(tokens)
+    is_real = (tokens != pad).long()
+    bos_looks_like_padding = prepend_bos and bos == pad
     if _checked_side(padding_side or tokenizer.padding_side) == "right":
-        mask = is_real.long().flip(-1).cumsum(-1).flip(-1) > 0
+        mask = is_real.flip(-1).cumsum(-1).flip(-1) > 0
+        if bos_looks_like_padding:
+            mask[:, 0] = True
         return mask.long()
-    mask = is_real.long().cumsum(-1) > 0
-    if prepend_bos and tokenizer.pad_token_id == tokenizer.bos_token_id:
+    mask = is_real.cumsum(-1) > 0
+    if bos_looks_like_padding:
         # The last of the leading run is the BOS itself.
         last_of_run = (~mask).long().sum(-1) - 1
         rows = torch.arange(len(mask), device=mask.device)[last_of_run >= 0]
         mask[rows, last_of_run[last_of_run >= 0]] = True
     return mask.long()
+
+
+def _completed(tokenizer: Any, padding_side: str | None) -> Any:
+    """Return the tokenizer with a BOS, a padding token and a padded side; a copy where that changes it."""
+    wanted = {}
+    if padding_side is not None and tokenizer.padding_side != _checked_side(padding_side):
+        wanted["padding_side"] = padding_side
+    if tokenizer.bos_token is None and tokenizer.eos_token is not None:
+        wanted["bos_token"] = tokenizer.eos_token
+    if tokenizer.pad_token is None and (tokenizer.eos_token or tokenizer.bos_token):
+        wanted["pad_token"] = tokenizer.eos_token or tokenizer.bos_token
+    if wanted:
+        tokenizer = copy.deepcopy(tokenizer)
+        for name, value in wanted.items():
+            setattr(tokenizer, name, value)
+    return tokenizer
 
 
 def _checked_side(side: str) -> str:
@@ -165,7 +185,10 @@ def _checked_side(side: str) -> str:
 
 def check_tokens(tokens: Any, d_vocab: int, n_ctx: int, device: Any) -> Tensor:
     """Tokens as ``[batch, pos]`` on `device`, or an error that says what is wrong with them."""
-    tokens = torch.as_tensor(tokens)
+    try:
+        tokens = torch.as_tensor(tokens)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise BadInput(f"These are no tokens [pos] or [batch, pos] (rows of one length): {error}") from error
     if tokens.numel() == 0:
         raise BadInput(f"There are no tokens in an input of shape {list(tokens.shape)}.")
     if tokens.dtype == torch.bool or tokens.is_floating_point() or tokens.is_complex():
@@ -173,13 +196,19 @@ def check_tokens(tokens: Any, d_vocab: int, n_ctx: int, device: Any) -> Tensor:
             f"Tokens are whole numbers, but this tensor is {tokens.dtype}. "
             "To continue from a residual stream, pass start_at_layer=."
         )
+    tokens = tokens.long()  # token files come in all widths
     if tokens.ndim == 1:
         tokens = tokens[None]
     if tokens.ndim != 2:
         raise BadInput(f"Tokens are [pos] or [batch, pos], not {list(tokens.shape)}.")
     if tokens.shape[1] > n_ctx:
         raise BadInput(f"{tokens.shape[1]} tokens are more than the longest context of this model, {n_ctx}.")
+    check_in_vocabulary(tokens, d_vocab)
+    return tokens.to(device)
+
+
+def check_in_vocabulary(tokens: Tensor, d_vocab: int) -> None:
+    """Raise if a token id is below 0 or at least `d_vocab`."""
     outside = tokens[(tokens < 0) | (tokens >= d_vocab)]
     if outside.numel():
         raise BadInput(f"Token {outside[0].item()} is outside the vocabulary: ids go from 0 to {d_vocab - 1}.")
-    return tokens.to(device)

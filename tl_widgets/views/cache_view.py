@@ -8,7 +8,7 @@ import torch
 import traitlets
 from torch import Tensor
 
-from tl_widgets.cache import ActivationCache
+from tl_widgets.cache import ActivationCache, get_act_name
 from tl_widgets.errors import BadInput
 from tl_widgets.text import pieces
 from tl_widgets.views.base import Reply, View, float32_bytes, whole_number
@@ -162,8 +162,9 @@ def layers_to_show(cache: ActivationCache) -> list[int]:
     n_dims = 4 if cache.has_batch_dim else 3
     whole = []
     for layer in range(cache.model.cfg.n_layers):
-        if ("pattern", layer) in cache:
-            found = cache["pattern", layer]
+        name = get_act_name("pattern", layer)
+        if name in cache:
+            found = cache[name]
             if found.ndim == n_dims and found.shape[-2] == found.shape[-1]:
                 whole.append(layer)
     if not whole:

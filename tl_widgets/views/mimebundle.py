@@ -7,7 +7,7 @@ from typing import Any
 
 from tl_widgets.cache import ActivationCache
 from tl_widgets.display import options
-from tl_widgets.errors import BadInput
+from tl_widgets.errors import BadInput, CannotLoad
 from tl_widgets.views.picture import SCALE, picture
 
 
@@ -20,8 +20,8 @@ def mimebundle(
         return data, {}
     try:
         view = cache.view
-    except BadInput as nothing_to_show:
-        data["text/plain"] += f"\n  {nothing_to_show}"
+    except (BadInput, CannotLoad) as why_not:  # nothing to show, or no front end to show it
+        data["text/plain"] += f"\n  {why_not}"
         return data, {}
     view.hold()
     png, (width, height) = picture(cache, view.layer, view.head, view.example)

@@ -1,4 +1,4 @@
-import type { Reply } from "../protocol/messages";
+import type { Reply, Request } from "../protocol/messages";
 import type { Life } from "./life";
 import type { Model } from "./model";
 
@@ -39,7 +39,7 @@ export class Channel {
   }
 
   /** Ask, and call `late` once if no reply has come within `deadline` ms. Rejects if the reply is an error. */
-  ask(body: { kind: string }, deadline: number, late: () => void = () => {}): Promise<Answer> {
+  ask(body: Request, deadline: number, late: () => void = () => {}): Promise<Answer> {
     return new Promise((resolve, reject) => {
       if (this.#life.ended) return; // nobody is left to hear it
       const id = ++this.#id;
@@ -53,7 +53,7 @@ export class Channel {
   }
 
   /** Say something whose reply nobody waits for. */
-  tell(body: { kind: string }): void {
+  tell(body: Request): void {
     try {
       this.#model.send({ ...body, id: ++this.#id });
     } catch {

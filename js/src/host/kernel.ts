@@ -15,20 +15,16 @@ export class KernelSource implements DataSource {
   constructor(model: Model, life: Life) {
     // Registered before the channel's own release, so that it can still speak.
     const view = Math.random().toString(36).slice(2);
-    const close = () => this.#channel.tell({ kind: "close", view } as { kind: string });
+    const close = () => this.#channel.tell({ kind: "close", view });
     life.add(close);
     window.addEventListener("pagehide", close, { signal: life.signal });
     this.#channel = new Channel(model, life);
     // What a refusal means is said where it matters: by the answers to what is asked next.
-    this.#channel.ask({ kind: "open", view } as { kind: string }, DEADLINE).catch(() => {});
+    this.#channel.ask({ kind: "open", view }, DEADLINE).catch(() => {});
   }
 
   async pattern(want: PatternWindow, late: () => void): Promise<Matrix> {
-    const { reply, buffers } = await this.#channel.ask(
-      { kind: "pattern", ...want } as { kind: string },
-      DEADLINE,
-      late,
-    );
+    const { reply, buffers } = await this.#channel.ask({ kind: "pattern", ...want }, DEADLINE, late);
     const [rows, cols] = reply.shape ?? [0, 0];
     const values = buffers[0] ? floats(buffers[0]) : new Float32Array();
     if (rows * cols === 0 || values.length !== rows * cols) throw new Error("the kernel's answer is incomplete");

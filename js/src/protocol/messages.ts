@@ -40,6 +40,9 @@ export interface PatternWindow {
   size: [number, number] | null;
 }
 
+/** What a page may ask; the channel numbers it. A page that is open keeps the cache alive. */
+export type Request = ({ kind: "pattern" } & PatternWindow) | { kind: "open" | "close"; view: string };
+
 export type Reply = { id: number; ok: true; shape?: [number, number] } | { id: number; ok: false; error: string };
 
 /** Row-major values, as they came. */

@@ -26,7 +26,9 @@ export function walk(key: string, row: number, col: number, rows: number, cols: 
  * hears of it. What it leaves, and every shortcut with a modifier, is the notebook's.
  */
 export function take(event: KeyboardEvent, handle: (key: string) => boolean): void {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || !handle(event.key)) return;
+  const shifted = event.shiftKey && event.key.length > 1; // Shift+Enter; but "?" is shifted on many keyboards
+  if (event.ctrlKey || event.metaKey || event.altKey || shifted || event.defaultPrevented) return;
+  if (!handle(event.key)) return;
   event.preventDefault();
   event.stopPropagation();
 }
