@@ -35,3 +35,25 @@ def lm_cross_entropy_loss(
     counts = (attention_mask[:, :-1] * attention_mask[:, 1:]).to(losses)
     losses = losses * counts
     return losses if per_token else losses.sum() / counts.sum()
+
+
+def lm_accuracy(logits: Tensor, tokens: Tensor, per_token: bool = False) -> Tensor:
+    """How often the likeliest next token is the one that came.
+
+    Parameters
+    ----------
+    logits
+        ``[batch, pos, d_vocab]``.
+    tokens
+        ``[batch, pos]``.
+    per_token
+        Return booleans ``[batch, pos - 1]`` rather than the mean.
+
+    Examples
+    --------
+    >>> import torch
+    >>> lm_accuracy(torch.eye(3)[None], torch.tensor([[2, 0, 0]]))
+    tensor(0.5000)
+    """
+    hits = logits[..., :-1, :].argmax(-1) == tokens[..., 1:]
+    return hits if per_token else hits.float().mean()
