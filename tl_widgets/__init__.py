@@ -8,6 +8,7 @@ torch.Size([1, 4, 3, 3])
 """
 
 from tl_widgets import utils
+from tl_widgets.analysis import SVDInterpreter
 from tl_widgets.cache import ActivationCache
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.display import options
@@ -24,6 +25,7 @@ __all__ = [
     "HookedRootModule",
     "HookedTransformer",
     "HookedTransformerConfig",
+    "SVDInterpreter",
     "options",
     "utils",
 ]
