@@ -8,20 +8,24 @@ torch.Size([1, 4, 3, 3])
 """
 
 from tl_widgets import utils
+from tl_widgets.analysis import SVDInterpreter
 from tl_widgets.cache import ActivationCache
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.display import options
 from tl_widgets.hooks import HookedRootModule, HookPoint
+from tl_widgets.math import FactoredMatrix
 from tl_widgets.transformer import HookedTransformer
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ActivationCache",
+    "FactoredMatrix",
     "HookPoint",
     "HookedRootModule",
     "HookedTransformer",
     "HookedTransformerConfig",
+    "SVDInterpreter",
     "options",
     "utils",
 ]

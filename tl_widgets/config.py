@@ -14,7 +14,7 @@ from tl_widgets.math.activations import ACTIVATIONS
 
 NORMALIZATION_TYPES = ("LN", "LNPre", "RMS", "RMSPre")
 POSITIONAL_EMBEDDING_TYPES = ("standard", "rotary")
-INIT_MODES = ("gpt2",)
+INIT_MODES = ("gpt2", "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "muP")
 DTYPES = {
     "float32": torch.float32,
     "fp32": torch.float32,
@@ -163,8 +163,8 @@ class HookedTransformerConfig:
         self._fill_mlp()
         if self.d_vocab_out == -1:
             self.d_vocab_out = self.d_vocab
-        if self.initializer_range < 0 and self.init_mode == "gpt2":
-            self.initializer_range = 0.8 / float(np.sqrt(self.d_model))
+        if self.initializer_range < 0:  # a standard deviation for gpt2, a gain for the others
+            self.initializer_range = 0.8 / float(np.sqrt(self.d_model)) if self.init_mode == "gpt2" else 1.0
         if isinstance(self.dtype, str):
             self.dtype = as_dtype(self.dtype)
         if self.device is None:

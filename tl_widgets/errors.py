@@ -20,6 +20,14 @@ class BadType(TypeError, AssertionError):
     """A value of a type that this call cannot use."""
 
 
+class IndexOutside(BadInput, IndexError):
+    """An index outside what it picks from."""
+
+
+class NotInThisModel(AttributeError, ValueError, AssertionError):
+    """A weight that models of this kind do not have."""
+
+
 class UnknownName(KeyError, ValueError, AssertionError):
     """A name that nothing here answers to."""
 

@@ -14,7 +14,7 @@ from tl_widgets.config import HookedTransformerConfig, as_dtype
 from tl_widgets.errors import BadInput, BadType
 from tl_widgets.math import lm_cross_entropy_loss
 from tl_widgets.network import Network
-from tl_widgets.text import Prompt, Text, TokenBatch, check_tokens
+from tl_widgets.text import Prompt, Text, TokenBatch, check_tokens, lookup
 
 T = TypeVar("T", bound="HookedTransformer")
 ReturnType = Literal["logits", "loss", "both"]
@@ -190,6 +190,25 @@ class HookedTransformer(Network):
     def to_single_str_token(self, int_token: int) -> str:
         """Return the string of one token id."""
         return self._text().split([int_token])[0]  # type: ignore[return-value]
+
+    def get_token_position(
+        self,
+        single_token: str | int | Tensor,
+        input: Prompt,
+        mode: Literal["first", "last"] = "first",
+        prepend_bos: bool | None = None,
+        padding_side: str | None = None,
+    ) -> int:
+        """Where one token stands in one prompt (mind that BOS is at 0)."""
+        tokens = self.read(input, prepend_bos, padding_side).tokens
+        return lookup.position_of(int(lookup.ids_of(single_token, self.to_single_token)), tokens, mode)
+
+    def tokens_to_residual_directions(self, tokens: Any) -> Tensor:
+        """Columns of W_U, ``[..., d_model]`` for tokens ``[...]``; one token, or a string that is one: ``[d_model]``.
+
+        The residual stream's dot product with a direction is that token's logit, up to the final norm.
+        """
+        return lookup.directions_of(lookup.ids_of(tokens, self.to_single_token), self.W_U)
 
     # Running
 

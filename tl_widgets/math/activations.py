@@ -19,9 +19,9 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-def solu(x: Tensor) -> Tensor:
+def solu(input: Tensor) -> Tensor:
     """Softmax linear unit, ``x * softmax(x)`` (https://transformer-circuits.pub/2022/solu)."""
-    return x * F.softmax(x, dim=-1)
+    return input * F.softmax(input, dim=-1)
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -39,3 +39,25 @@ def lm_cross_entropy_loss(
         return losses.to(logits.dtype)
     # In float32 up to here: a mean over many tokens in half precision loses digits.
     return (losses.sum() / counts.sum()).to(logits.dtype)
+
+
+def lm_accuracy(logits: Tensor, tokens: Tensor, per_token: bool = False) -> Tensor:
+    """How often the likeliest next token is the one that came.
+
+    Parameters
+    ----------
+    logits
+        ``[batch, pos, d_vocab]``.
+    tokens
+        ``[batch, pos]``.
+    per_token
+        Return booleans ``[batch, pos - 1]`` rather than the mean.
+
+    Examples
+    --------
+    >>> import torch
+    >>> lm_accuracy(torch.eye(3)[None], torch.tensor([[2, 0, 0]]))
+    tensor(0.5000)
+    """
+    hits = logits[..., :-1, :].argmax(-1) == tokens[..., 1:]
+    return hits if per_token else hits.float().mean()

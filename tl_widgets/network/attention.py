@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.hooks import HookPoint, is_watched
+from tl_widgets.math import FactoredMatrix
 from tl_widgets.network import weights
 from tl_widgets.network.masking import AttentionMask
 from tl_widgets.network.rotary import Rotary
@@ -64,6 +66,16 @@ class AbstractAttention(nn.Module):
     def _key_value_parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`W_K`, `b_K`, `W_V`, `b_V` as they are stored."""
         raise TypeError("Build Attention or GroupedQueryAttention, not AbstractAttention.")
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """Which residual streams attend to which, ``[n_heads, d_model, d_model]`` (query, key)."""
+        return FactoredMatrix(self.W_Q, cast(Tensor, self.W_K).transpose(-2, -1))
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """What is written for what is attended to, ``[n_heads, d_model, d_model]`` (read, written)."""
+        return FactoredMatrix(cast(Tensor, self.W_V), self.W_O)
 
     @property
     def rotary_sin(self) -> Tensor:

@@ -10,9 +10,11 @@ from tl_widgets.errors import BadInput
 from tl_widgets.hooks import HookedRootModule, HookPoint, has_torch_hooks
 from tl_widgets.network.block import TransformerBlock
 from tl_widgets.network.embed import Embed, PosEmbed, Unembed
+from tl_widgets.network.init import init_weights_
 from tl_widgets.network.masking import AttentionMask
 from tl_widgets.network.norm import build_norm
 from tl_widgets.network.rotary import Rotary
+from tl_widgets.network.stacked import StackedWeights
 
 # Activations that are only formed when asked for: by their flag in the config, or by a hook.
 OPTIONAL_POINTS = {
@@ -29,7 +31,7 @@ OPTIONAL_POINTS = {
 _OURS = ("tl_widgets.", "torch.nn.")
 
 
-class Network(HookedRootModule):
+class Network(StackedWeights, HookedRootModule):
     """The transformer itself, with a `HookPoint` on every activation and no idea of text."""
 
     def __init__(self, cfg: HookedTransformerConfig) -> None:
@@ -52,12 +54,8 @@ class Network(HookedRootModule):
         self.setup()
 
     def init_weights(self) -> None:
-        """Random weights: normal with standard deviation ``cfg.initializer_range``; biases zero, gains one."""
-        if self.cfg.seed is not None:
-            torch.manual_seed(self.cfg.seed)
-        for name, weight in self.named_parameters():
-            if name.rsplit(".", 1)[-1].lstrip("_").startswith("W_"):
-                nn.init.normal_(weight, std=self.cfg.initializer_range)
+        """Random weights, as ``cfg.init_mode`` says; biases zero, gains one."""
+        init_weights_(self, self.cfg)
 
     def _is_switched_off(self, point: HookPoint) -> bool:
         flag = OPTIONAL_POINTS.get((point.name or "").rsplit(".", 1)[-1])
