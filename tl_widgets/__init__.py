@@ -12,6 +12,12 @@ from tl_widgets.cache import ActivationCache
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.display import options
 from tl_widgets.hooks import HookedRootModule, HookPoint
+from tl_widgets.text import (
+    HookedTransformerKeyValueCache,
+    HookedTransformerKeyValueCacheEntry,
+    TransformerLensKeyValueCache,
+    TransformerLensKeyValueCacheEntry,
+)
 from tl_widgets.transformer import HookedTransformer
 
 __version__ = "0.1.0"
@@ -22,6 +28,10 @@ __all__ = [
     "HookedRootModule",
     "HookedTransformer",
     "HookedTransformerConfig",
+    "HookedTransformerKeyValueCache",
+    "HookedTransformerKeyValueCacheEntry",
+    "TransformerLensKeyValueCache",
+    "TransformerLensKeyValueCacheEntry",
     "options",
     "utils",
 ]
