@@ -7,32 +7,17 @@ random, and everybody gets the same threads.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
 
 import torch
 import transformers
+from timing import rounds
 
 from tl_widgets import HookedTransformer
 
 SHAPES = ((1, 1), (1, 15), (8, 15), (1, 128), (8, 128))
-
-
-def rounds(contenders: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Median seconds of each, taken in turn so that a machine's moods fall on all alike."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for call in contenders.values():
-        call()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
-        for name, call in contenders.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(each) for name, each in times.items()}
 
 
 def main(seconds: float, threads: int) -> None:

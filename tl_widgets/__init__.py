@@ -14,6 +14,12 @@ from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.display import options
 from tl_widgets.hooks import HookedRootModule, HookPoint
 from tl_widgets.math import FactoredMatrix
+from tl_widgets.text import (
+    HookedTransformerKeyValueCache,
+    HookedTransformerKeyValueCacheEntry,
+    TransformerLensKeyValueCache,
+    TransformerLensKeyValueCacheEntry,
+)
 from tl_widgets.transformer import HookedTransformer
 
 __version__ = "0.1.0"
@@ -25,7 +31,11 @@ __all__ = [
     "HookedRootModule",
     "HookedTransformer",
     "HookedTransformerConfig",
+    "HookedTransformerKeyValueCache",
+    "HookedTransformerKeyValueCacheEntry",
     "SVDInterpreter",
+    "TransformerLensKeyValueCache",
+    "TransformerLensKeyValueCacheEntry",
     "options",
     "utils",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -14,7 +16,18 @@ from tl_widgets.config import HookedTransformerConfig, as_dtype
 from tl_widgets.errors import BadInput, BadType
 from tl_widgets.math import lm_cross_entropy_loss
 from tl_widgets.network import Network
-from tl_widgets.text import Prompt, Text, TokenBatch, check_tokens, lookup
+from tl_widgets.network.devices import check_devices, place_
+from tl_widgets.network.masking import AttentionMask
+from tl_widgets.text import (
+    HookedTransformerKeyValueCache,
+    Prompt,
+    Text,
+    TokenBatch,
+    check_tokens,
+    generation,
+    is_text,
+    lookup,
+)
 
 T = TypeVar("T", bound="HookedTransformer")
 ReturnType = Literal["logits", "loss", "both"]
@@ -57,7 +70,10 @@ class HookedTransformer(Network):
         if tokenizer is not None and cfg.d_vocab == -1:
             cfg.d_vocab = len(tokenizer)
             cfg.d_vocab_out = cfg.d_vocab if cfg.d_vocab_out == -1 else cfg.d_vocab_out
+        check_devices(cfg)
         super().__init__(cfg)
+        if cfg.n_devices > 1 and move_to_device:
+            self.move_model_modules_to_device()
         self.text: Text | None = None
         if tokenizer is not None:
             self.set_tokenizer(tokenizer, default_padding_side)
@@ -224,14 +240,15 @@ class HookedTransformer(Network):
         shortformer_pos_embed: Tensor | None = None,
         attention_mask: Tensor | None = None,
         stop_at_layer: int | None = None,
+        past_kv_cache: HookedTransformerKeyValueCache | None = None,
     ) -> Any:
         """Run the model.
 
         Parameters
         ----------
         input
-            A string, a list of strings, or tokens ``[batch, pos]`` or ``[pos]``; with `start_at_layer`, the residual
-            stream ``[batch, pos, d_model]`` that enters that layer.
+            A string, a list of strings, a chat (a list of ``{"role": ..., "content": ...}``), or tokens ``[batch,
+            pos]`` or ``[pos]``; with `start_at_layer`, the residual stream ``[batch, pos, d_model]`` that enters it.
         return_type
             ``"logits"`` ``[batch, pos, d_vocab]``, ``"loss"`` (mean cross-entropy in nats), ``"both"``, or None.
         loss_per_token
@@ -242,31 +259,44 @@ class HookedTransformer(Network):
             First layer to run, and the first not to run (which returns the residual stream entering it); negative
             ones count from the end.
         tokens
-            The tokens behind a residual stream `input`, for the loss.
+            The tokens behind a residual stream `input`, for the loss and for the mask of their padding.
         shortformer_pos_embed
-            For shortformer models, which this version does not build: None.
+            Accepted for what `input_to_embed` returns in its place: None.
         attention_mask
             ``[batch, pos]``, 0 for padding; by default what the tokenisation of strings says, or the run of padding
             tokens at the padded side.
+        past_kv_cache
+            What came before `input`: positions go on from there, and the cache grows by `input` unless it is frozen.
+            A mask, given or found, is of `input` alone.
         """
         if shortformer_pos_embed is not None:
             raise BadInput("shortformer_pos_embed is for shortformer models, and this is none.")
         if return_type not in ("logits", "loss", "both", None):
             raise BadInput(f"return_type is 'logits', 'loss', 'both' or None, not {return_type!r}.")
+        if shortformer_pos_embed is not None:
+            raise BadInput("shortformer_pos_embed is for shortformer models, and this is none.")
         start, stop = self._layers(start_at_layer, stop_at_layer)
+        tokens_mask = attention_mask
         if start_at_layer is None:
             batch = self.read(input, prepend_bos, padding_side, attention_mask)
             tokens, tokens_mask = batch.tokens, batch.mask
-            mask = self.attention_mask(tokens, tokens_mask)
+            mask = self.attention_mask(tokens, tokens_mask, past_kv_cache)
             residual = self.embed_tokens(tokens, mask)
         else:
             residual = self._residual_stream(input)
-            tokens_mask = self._mask_that_matters(attention_mask, residual.shape[:2], residual.device)
-            mask = self.attention_mask(residual, tokens_mask)
+            if tokens is not None:
+                batch = self.read(tokens, prepend_bos, padding_side, attention_mask)
+                tokens, tokens_mask = batch.tokens, batch.mask
+            else:
+                tokens_mask = self._mask_that_matters(attention_mask, residual.shape[:2], residual.device)
+            mask = self.attention_mask(residual, tokens_mask, past_kv_cache)
         residual = self.run_blocks(residual, mask, start, stop)
+        if past_kv_cache is not None:
+            everything = torch.ones(residual.shape[:2], dtype=torch.long, device=residual.device)
+            past_kv_cache.append_attention_mask(everything if tokens_mask is None else tokens_mask)
         if stop_at_layer is not None:
             return residual
-        normalized = self.ln_final(residual)
+        normalized = self.normalize(residual)
         if return_type is None:
             return None
         logits = self.to_logits(normalized)
@@ -274,8 +304,68 @@ class HookedTransformer(Network):
             return logits
         if tokens is None:
             raise BadInput("The loss needs the tokens behind the residual stream: pass tokens=.")
-        loss = lm_cross_entropy_loss(logits, tokens, tokens_mask, loss_per_token)
+        loss = self.loss_fn(logits, tokens, tokens_mask, loss_per_token)
         return loss if return_type == "loss" else Output(logits, loss)
+
+    def loss_fn(
+        self, logits: Tensor, tokens: Tensor, attention_mask: Tensor | None = None, per_token: bool = False
+    ) -> Tensor:
+        """Cross-entropy of each token given those before it, in nats; see `lm_cross_entropy_loss`."""
+        mask = None if attention_mask is None else attention_mask.to(logits.device)
+        return lm_cross_entropy_loss(logits, tokens.to(logits.device), mask, per_token)
+
+    def input_to_embed(
+        self,
+        input: Prompt,
+        prepend_bos: bool | None = None,
+        padding_side: str | None = None,
+        attention_mask: Tensor | None = None,
+        past_kv_cache: HookedTransformerKeyValueCache | None = None,
+    ) -> tuple[Tensor, Tensor, None, Tensor | None]:
+        """Run what comes before the first block; arguments as in `forward`.
+
+        Returns
+        -------
+        tuple
+            What ``forward(residual, start_at_layer=0, tokens=..., attention_mask=...)`` goes on from: the residual
+            stream ``[batch, pos, d_model]``, the tokens ``[batch, pos]``, None (the position embeddings of shortformer
+            models), and the mask ``[batch, pos]``, or None where there is no padding.
+        """
+        batch = self.read(input, prepend_bos, padding_side, attention_mask)
+        mask = self.attention_mask(batch.tokens, batch.mask, past_kv_cache)
+        return self.embed_tokens(batch.tokens, mask), batch.tokens, None, batch.mask
+
+    def get_pos_offset(self, past_kv_cache: HookedTransformerKeyValueCache | None, batch_size: int) -> int:
+        """How many positions a cache holds; 0 without one."""
+        return 0 if past_kv_cache is None else past_kv_cache.previous_attention_mask.shape[1]
+
+    def get_residual(
+        self,
+        embed: Tensor,
+        pos_offset: int,
+        prepend_bos: bool | None = None,
+        attention_mask: Tensor | None = None,
+        tokens: Tensor | None = None,
+        return_shortformer_pos_embed: bool = True,
+        device: Any = None,
+    ) -> Any:
+        """Embedded tokens ``[batch, pos, d_model]`` -> the residual stream that enters the first block.
+
+        Parameters
+        ----------
+        pos_offset
+            How many positions came before.
+        attention_mask
+            ``[batch, pos_offset + pos]``, 0 for padding; by default that of `tokens` where they are all there is.
+        return_shortformer_pos_embed
+            Return a pair, whose second part is None: this is no shortformer model.
+        """
+        if attention_mask is None and tokens is not None and pos_offset == 0:
+            attention_mask = self.read(tokens, prepend_bos).mask
+        mask = AttentionMask(self.cfg, embed.shape[1], embed.device, attention_mask, pos_offset)
+        residual = self.add_positions(embed, mask)
+        residual = residual if device is None else residual.to(device)
+        return (residual, None) if return_shortformer_pos_embed else residual
 
     def _layers(self, start: int | None, stop: int | None) -> tuple[int, int]:
         n_layers = self.cfg.n_layers
@@ -304,8 +394,8 @@ class HookedTransformer(Network):
     ) -> TokenBatch:
         """Text or tokens as checked tokens ``[batch, pos]`` on the model's device, with the mask of their padding."""
         device = self.embed.W_E.device
-        if isinstance(input, str) or (isinstance(input, (list, tuple)) and input and isinstance(input[0], str)):
-            batch = self._text().encode(input, prepend_bos, padding_side)
+        if is_text(input):
+            batch = self._text().encode(input, prepend_bos, padding_side)  # type: ignore[arg-type]  # is_text
             tokens, mask = batch.tokens.to(device), batch.mask
         else:
             tokens, mask = check_tokens(input, self.cfg.d_vocab, self.cfg.n_ctx, device), None
@@ -323,6 +413,163 @@ class HookedTransformer(Network):
         if mask.shape != shape:
             raise BadInput(f"attention_mask is {list(mask.shape)}, but the input is {list(shape)}.")
         return None if bool((mask == 1).all()) else mask.long()
+
+    # Devices
+
+    def to(self, *args: Any, print_details: bool = False, **kwargs: Any) -> Any:
+        """Move or cast the model as torch's `Module.to` does, and keep `cfg.device` and `cfg.dtype` true.
+
+        Parameters
+        ----------
+        print_details
+            Say what is done.
+        """
+        if print_details:
+            print("Model to", *args, *(f"{name}={value}" for name, value in kwargs.items()))
+        super().to(*args, **kwargs)
+        # From here on the model is where its weights are, which need not be where the config had them.
+        weight = self.embed.W_E
+        self.cfg.dtype = weight.dtype
+        if len({parameter.device for parameter in self.parameters()}) == 1:
+            self.cfg.device, self.cfg.n_devices = str(weight.device), 1
+        return self
+
+    def cuda(self, device: int | torch.device | None = None) -> Any:
+        """Move to a CUDA device: the current one, or this one."""
+        if not torch.cuda.is_available():
+            raise BadInput("This machine has no CUDA device that torch can use: model.cpu() stays on the processor.")
+        return self.to(torch.device("cuda", torch.cuda.current_device()) if device is None else device)
+
+    def cpu(self) -> Any:
+        """Move to the processor."""
+        return self.to("cpu")
+
+    def mps(self) -> Any:
+        """Move to Apple's GPU."""
+        if not torch.backends.mps.is_available():
+            raise BadInput("This machine has no MPS device that torch can use: model.cpu() stays on the processor.")
+        return self.to("mps")
+
+    def move_model_modules_to_device(self) -> None:
+        """Move every part to where `cfg.device` and `cfg.n_devices` say: the layers in order over the devices."""
+        check_devices(self.cfg)
+        place_(self)
+
+    # Generating
+
+    def generate(
+        self,
+        input: Prompt = "",
+        max_new_tokens: int = 10,
+        stop_at_eos: bool = True,
+        eos_token_id: int | Iterable[int] | None = None,
+        do_sample: bool = True,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float = 1.0,
+        freq_penalty: float = 0.0,
+        use_past_kv_cache: bool = True,
+        prepend_bos: bool | None = None,
+        padding_side: str | None = None,
+        return_type: str = "input",
+        verbose: bool = True,
+        **generation_kwargs: Any,
+    ) -> Any:
+        """Continue a prompt; hooks are at work all along, and Ctrl-C keeps what was made by then.
+
+        Parameters
+        ----------
+        input
+            Text, a chat, tokens ``[batch, pos]``, or embeddings ``[batch, pos, d_model]`` (without positions). ``""``
+            starts from BOS. Prompts of unequal length are padded on the left unless `padding_side` says otherwise.
+        max_new_tokens
+            At most so many; the end of the context ends it before, with a warning.
+        stop_at_eos, eos_token_id
+            A row that has said EOS (the tokenizer's, or this id, or one of these) is finished and filled up with EOS;
+            generation stops when all rows are.
+        do_sample
+            Draw each token at random; else take the most likely, and the next four arguments count nothing.
+        top_k, top_p, temperature, freq_penalty
+            See `tl_widgets.utils.sample_logits`.
+        use_past_kv_cache
+            Keep keys and values, so that each token runs one position. Hooks then see that one position, after a
+            first run of the whole prompt.
+        return_type
+            ``"input"`` (what was given: text, tokens or embeddings), ``"str"``, ``"tokens"``, ``"embeds"``.
+        verbose
+            Show progress.
+        generation_kwargs
+            Ignored, with a warning: what other libraries' `generate` understands.
+
+        Returns
+        -------
+        str | list[str] | Tensor
+            The prompt and what follows; tokens ``[batch, pos + new]`` (after embeddings: ``[batch, new]``), or
+            embeddings ``[batch, pos + new, d_model]``. One row of text is a string.
+
+        Examples
+        --------
+        >>> model = HookedTransformer(dict(n_layers=2, d_model=16, n_ctx=32, d_head=4, act_fn="gelu", d_vocab=50))
+        >>> model.generate(torch.tensor([[3, 1, 4]]), max_new_tokens=5, stop_at_eos=False, verbose=False).shape
+        torch.Size([1, 8])
+        """
+        for name in generation_kwargs:
+            warnings.warn(f"generate() knows no {name!r} and ignores it.", stacklevel=2)
+        sampling = generation.Sampling(do_sample, top_k, top_p, temperature, freq_penalty)
+        options = generation.Options(
+            max_new_tokens,
+            stop_at_eos,
+            eos_token_id,
+            return_type,
+            use_past_kv_cache,
+            sampling,
+            prepend_bos,
+            padding_side,
+        )
+        return generation.generate(self, input, options, verbose)
+
+    def generate_stream(
+        self,
+        input: Prompt = "",
+        max_new_tokens: int = 10,
+        max_tokens_per_yield: int = 25,
+        stop_at_eos: bool = True,
+        eos_token_id: int | Iterable[int] | None = None,
+        do_sample: bool = True,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float = 1.0,
+        freq_penalty: float = 0.0,
+        use_past_kv_cache: bool = True,
+        prepend_bos: bool | None = None,
+        padding_side: str | None = None,
+        return_type: str = "input",
+        verbose: bool = True,
+    ) -> Iterator[Any]:
+        """Continue a prompt as `generate` does, and yield parts as soon as they are there.
+
+        Parameters
+        ----------
+        max_tokens_per_yield
+            A part comes as soon as it holds so many tokens, and what is left comes at the end. The first begins with
+            the prompt.
+        return_type
+            ``"str"`` yields text (a list of strings for several rows), anything else tokens ``[batch, new]``.
+        """
+        sampling = generation.Sampling(do_sample, top_k, top_p, temperature, freq_penalty)
+        options = generation.Options(
+            max_new_tokens,
+            stop_at_eos,
+            eos_token_id,
+            return_type,
+            use_past_kv_cache,
+            sampling,
+            prepend_bos,
+            padding_side,
+        )
+        return generation.generate_stream(self, input, options, max_tokens_per_yield, verbose)
+
+    # Caching
 
     def run_with_cache(  # type: ignore[override]  # the cache is an object here
         self,

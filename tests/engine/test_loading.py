@@ -140,8 +140,9 @@ def test_weights_keep_the_memory_layout_of_fused_products():
         attn.W_Q.transpose(1, 2),
         attn.W_K.transpose(1, 2),
         attn.W_O.permute(2, 0, 1),
-        mlp.W_in.T,
+        mlp.W_in,  # as most others: the longer dimension last
         mlp.W_out.T,
+        ours.unembed.W_U,
     ):
         assert view.is_contiguous()
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tl_widgets.config import HookedTransformerConfig
+from tl_widgets.errors import BadInput
 from tl_widgets.hooks import HookPoint, is_watched
 from tl_widgets.math import FactoredMatrix
 from tl_widgets.network import weights
@@ -105,7 +106,12 @@ class AbstractAttention(nn.Module):
         (rotary,) = self._rotary
         if rotary is not None:
             q = self.hook_rot_q(rotary(q, mask.positions))
-            k = self.hook_rot_k(rotary(k, mask.positions))
+            k = rotary(k, mask.positions)
+        if mask.past is not None:
+            # Turned already, so that the past is not turned again for every token; `hook_rot_k` sees all of it.
+            k, v = self._continue(mask, k, v)
+        if rotary is not None:
+            k = self.hook_rot_k(k)
 
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [batch, head, pos, d_head]
         if self._pattern_is_needed():
@@ -113,6 +119,17 @@ class AbstractAttention(nn.Module):
         else:
             z = self._attend_fused(q, k, v, mask)
         return self._write(self.hook_z(z.transpose(1, 2)))
+
+    def _continue(self, mask: AttentionMask, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the past before those of this pass, ``[batch, key_pos, kv_head, d_head]``."""
+        assert mask.past is not None
+        k, v = mask.past[self.layer_id or 0].append(k, v)
+        if k.shape[1] != mask.n_past + mask.n_pos:
+            raise BadInput(
+                f"Layer {self.layer_id} of the key/value cache holds {k.shape[1] - mask.n_pos} positions, the cache "
+                f"as a whole {mask.n_past}: an earlier run left this layer out, or broke off. Start from a new one."
+            )
+        return k, v
 
     def _pattern_is_needed(self) -> bool:
         return is_watched(self.hook_attn_scores) or is_watched(self.hook_pattern) or self.cfg.attn_scores_soft_cap > 0
@@ -125,6 +142,11 @@ class AbstractAttention(nn.Module):
 
     def _attend_fused(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
         """``[batch, head, pos, d_head]``, without ever forming scores or patterns."""
+        if mask.is_everything(self.is_local):
+            # One query a head: heads that share keys stand in as the queries of one head, and nothing is repeated.
+            by_group = q.view(q.shape[0], k.shape[1], -1, q.shape[-1])
+            z = F.scaled_dot_product_attention(by_group, k, v, scale=self._score_scale())
+            return z.view(q.shape)
         k, v = self._for_every_head(k), self._for_every_head(v)
         plain = mask.is_plain_causal(self.is_local)
         allowed, without_keys = None, None

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from tl_widgets.config import HookedTransformerConfig
+
+
+class LayerPast(Protocol):
+    """One layer's part of a `Past`."""
+
+    def append(self, new_keys: Tensor, new_values: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values so far, ``[batch, key_pos, kv_head, d_head]``, the new ones last."""
+
+
+class Past(Protocol):
+    """What the network needs of a key/value cache."""
+
+    @property
+    def previous_attention_mask(self) -> Tensor:
+        """``[batch, past_pos]``, 0 for padding."""
+
+    def __getitem__(self, layer: int) -> LayerPast: ...
 
 
 class AttentionMask:
@@ -16,14 +35,20 @@ class AttentionMask:
     cfg
         For the direction and the window of local layers.
     n_pos, device
-        Of the residual stream.
+        Of the residual stream, whose positions are the queries.
     tokens_mask
-        ``[batch, pos]``, 1 for a real token and 0 for padding; None where all are real.
+        ``[batch, key_pos]``, 1 for a real token and 0 for padding; None where all are real.
+    n_past
+        How many keys come before those of this pass, from a cache.
+    past
+        That cache; each layer's attention adds its keys and values to it.
 
     Attributes
     ----------
     positions
-        ``[batch or 1, pos]``: each token's position, counted over real tokens.
+        ``[batch or 1, query_pos]``: each token's position, counted over real tokens.
+    key_positions
+        ``[batch or 1, key_pos]``: the same of what queries look at, the past included.
     """
 
     def __init__(
@@ -32,23 +57,38 @@ class AttentionMask:
         n_pos: int,
         device: torch.device,
         tokens_mask: Tensor | None = None,
+        n_past: int = 0,
+        past: Past | None = None,
     ) -> None:
         self.cfg = cfg
         self.n_pos = n_pos
+        self.n_past = n_past
+        self.past = past
         self.device = device
         self.tokens_mask = None if tokens_mask is None else tokens_mask.to(device).bool()
         if self.tokens_mask is None:
-            self.positions = torch.arange(n_pos, device=device)[None]
+            self.key_positions = torch.arange(n_past + n_pos, device=device)[None]
         else:
-            self.positions = (self.tokens_mask.long().cumsum(-1) - 1).clamp(min=0)
+            self.key_positions = (self.tokens_mask.long().cumsum(-1) - 1).clamp(min=0)
+        self.positions = self.key_positions[:, n_past:]
         self._allowed: dict[bool, Tensor] = {}
+
+    def to(self, device: torch.device) -> AttentionMask:
+        """Return the same on another device."""
+        return AttentionMask(self.cfg, self.n_pos, device, self.tokens_mask, self.n_past, self.past)
 
     def is_plain_causal(self, is_local: bool) -> bool:
         """Whether permission is the lower triangle and nothing else."""
+        return self.n_past == 0 and self.cfg.attention_dir == "causal" and self._is_unrestricted(is_local)
+
+    def is_everything(self, is_local: bool) -> bool:
+        """Whether there is one query and it may see every key, as when a sequence is continued token by token."""
+        return self.n_pos == 1 and self._is_unrestricted(is_local)
+
+    def _is_unrestricted(self, is_local: bool) -> bool:
+        """Whether neither padding nor a window forbids anything."""
         window = self.cfg.window_size if is_local else None
-        return (
-            self.cfg.attention_dir == "causal" and self.tokens_mask is None and (window is None or window >= self.n_pos)
-        )
+        return self.tokens_mask is None and (window is None or window >= self.n_past + self.n_pos)
 
     def allowed(self, is_local: bool) -> Tensor:
         """``[batch or 1, 1, query_pos, key_pos]``, True where the query may attend to the key."""
@@ -57,14 +97,15 @@ class AttentionMask:
         return self._allowed[is_local]
 
     def _make(self, is_local: bool) -> Tensor:
-        pos = torch.arange(self.n_pos, device=self.device)
-        distance = pos[:, None] - pos[None, :]
-        allowed = torch.ones_like(distance, dtype=torch.bool)
+        index = torch.arange(self.n_past + self.n_pos, device=self.device)
+        allowed = torch.ones(self.n_pos, len(index), dtype=torch.bool, device=self.device)
         if self.cfg.attention_dir == "causal":
-            allowed &= distance >= 0
+            allowed &= index[self.n_past :, None] >= index[None, :]
+        allowed = allowed[None]
         if is_local and self.cfg.window_size is not None:
-            allowed &= distance < self.cfg.window_size
-        allowed = allowed[None, None]
+            # Counted over real tokens: padding between a prompt and its continuation is no part of the window.
+            allowed = allowed & (self.positions[:, :, None] - self.key_positions[:, None, :] < self.cfg.window_size)
+        allowed = allowed[:, None]
         return allowed if self.tokens_mask is None else allowed & self.tokens_mask[:, None, None, :]
 
     def without_keys(self, is_local: bool) -> Tensor | None:

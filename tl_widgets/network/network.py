@@ -11,7 +11,7 @@ from tl_widgets.hooks import HookedRootModule, HookPoint, has_torch_hooks
 from tl_widgets.network.block import TransformerBlock
 from tl_widgets.network.embed import Embed, PosEmbed, Unembed
 from tl_widgets.network.init import init_weights_
-from tl_widgets.network.masking import AttentionMask
+from tl_widgets.network.masking import AttentionMask, Past
 from tl_widgets.network.norm import build_norm
 from tl_widgets.network.rotary import Rotary
 from tl_widgets.network.stacked import StackedWeights
@@ -70,32 +70,66 @@ class Network(StackedWeights, HookedRootModule):
             for module in self.modules()
         )
 
-    def attention_mask(self, residual_or_tokens: Tensor, tokens_mask: Tensor | None = None) -> AttentionMask:
-        """Positions and permissions for a batch, from its padding mask ``[batch, pos]``."""
+    def attention_mask(
+        self, residual_or_tokens: Tensor, tokens_mask: Tensor | None = None, past: Past | None = None
+    ) -> AttentionMask:
+        """Positions and permissions for a batch, from its padding mask ``[batch, pos]`` and what came before it."""
+        if past is not None:
+            return self._mask_after(past, residual_or_tokens, tokens_mask)
         if tokens_mask is not None and self.cfg.attention_dir == "causal" and _pads_at_the_end(tokens_mask):
             tokens_mask = None  # no real token can see what comes after it: the fast path serves
         return AttentionMask(self.cfg, residual_or_tokens.shape[1], residual_or_tokens.device, tokens_mask)
 
+    def _mask_after(self, past: Past, residual_or_tokens: Tensor, tokens_mask: Tensor | None) -> AttentionMask:
+        batch, n_pos = residual_or_tokens.shape[:2]
+        before = past.previous_attention_mask
+        n_past, n_ctx = before.shape[1], self.cfg.n_ctx
+        if n_past + n_pos > n_ctx:
+            raise BadInput(f"{n_past} tokens in the cache and {n_pos} new ones are more than this model's {n_ctx}.")
+        if len(before) not in (1, batch):
+            raise BadInput(f"The cache holds {len(before)} sequences, but {batch} are to be continued.")
+        mask = None
+        if tokens_mask is not None or not before.all():
+            now = before.new_ones(batch, n_pos) if tokens_mask is None else tokens_mask.to(before)
+            mask = torch.cat([before.expand(batch, -1), now], dim=1)
+        return AttentionMask(self.cfg, n_pos, residual_or_tokens.device, mask, n_past, past)
+
     def embed_tokens(self, tokens: Tensor, mask: AttentionMask) -> Tensor:
         """``[batch, pos]`` -> the residual stream that enters the first block, ``[batch, pos, d_model]``."""
         tokens = self.hook_tokens(tokens)
-        residual = self.hook_embed(self.embed(tokens))
-        if self.cfg.positional_embedding_type == "standard":
-            positions = mask.positions.expand(tokens.shape[0], -1)
-            residual = residual + self.hook_pos_embed(self.pos_embed(positions))
-        return residual
+        return self.add_positions(self.hook_embed(self.embed(tokens)), mask)
+
+    def add_positions(self, embed: Tensor, mask: AttentionMask) -> Tensor:
+        """Embedded tokens ``[batch, pos, d_model]`` -> the residual stream that enters the first block."""
+        if self.cfg.positional_embedding_type != "standard":
+            return embed
+        return embed + self.hook_pos_embed(self.pos_embed(mask.positions.expand(embed.shape[0], -1)))
 
     def run_blocks(self, residual: Tensor, mask: AttentionMask, start: int, stop: int) -> Tensor:
         """Residual stream ``[batch, pos, d_model]`` through the blocks `start` to `stop` - 1."""
         for block in self.blocks[start:stop]:
+            if self.cfg.n_devices > 1:
+                residual, mask = _on_device_of(block, residual, mask)
             residual = block(residual, mask)
         return residual
+
+    def normalize(self, residual: Tensor) -> Tensor:
+        """Final residual stream -> what the unembedding reads, ``[batch, pos, d_model]``."""
+        if self.cfg.n_devices > 1:
+            residual = residual.to(self.unembed.W_U.device)
+        return self.ln_final(residual)
 
     def to_logits(self, normalized: Tensor) -> Tensor:
         """Output of the final norm -> logits ``[batch, pos, d_vocab_out]``."""
         logits = self.unembed(normalized)
         cap = self.cfg.output_logits_soft_cap
         return cap * torch.tanh(logits / cap) if cap > 0 else logits
+
+
+def _on_device_of(block: nn.Module, residual: Tensor, mask: AttentionMask) -> tuple[Tensor, AttentionMask]:
+    """Residual stream and mask where the block's weights are."""
+    device = next(block.parameters()).device
+    return (residual, mask) if device == residual.device else (residual.to(device), mask.to(device))
 
 
 def _pads_at_the_end(tokens_mask: Tensor) -> bool:

@@ -30,7 +30,8 @@ class Rotary(nn.Module):
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         """Turn `x` ``[batch, pos, head, d_head]`` by its `positions` ``[batch or 1, pos]``."""
         rotary_dim = self.sin.shape[-1]
-        sin, cos = self.sin[positions][:, :, None], self.cos[positions][:, :, None]
+        # One table serves layers on several devices.
+        sin, cos = (table.to(positions.device)[positions][:, :, None] for table in (self.sin, self.cos))
         turned = x[..., :rotary_dim]
         turned = turned * cos + self._quarter_turn(turned) * sin
         return turned if rotary_dim == x.shape[-1] else torch.cat([turned, x[..., rotary_dim:]], dim=-1)

@@ -86,6 +86,18 @@ def next_token_probabilities(
     return logits.softmax(-1)
 
 
+def check_sampling(top_k: int | None, top_p: float | None, temperature: float, freq_penalty: float) -> None:
+    """Raise where no token could be drawn so."""
+    if top_k is not None and top_k < 1:
+        raise BadInput(f"top_k is at least 1, not {top_k}; None keeps all tokens.")
+    if top_p is not None and not 0.0 < top_p <= 1.0:
+        raise BadInput(f"top_p is in (0, 1], not {top_p}; None keeps all tokens.")
+    if temperature < 0:
+        raise BadInput(f"temperature is 0 (greedy) or more, not {temperature}.")
+    if freq_penalty < 0:
+        raise BadInput(f"freq_penalty is 0 (none) or more, not {freq_penalty}.")
+
+
 def _check(
     logits: Tensor,
     top_k: int | None,
@@ -95,14 +107,7 @@ def _check(
     repetition_penalty: float,
     tokens: Tensor | None,
 ) -> None:
-    if top_k is not None and top_k < 1:
-        raise BadInput(f"top_k is at least 1, not {top_k}; None keeps all tokens.")
-    if top_p is not None and not 0.0 < top_p <= 1.0:
-        raise BadInput(f"top_p is in (0, 1], not {top_p}; None keeps all tokens.")
-    if temperature < 0:
-        raise BadInput(f"temperature is 0 (greedy) or more, not {temperature}.")
-    if freq_penalty < 0:
-        raise BadInput(f"freq_penalty is 0 (none) or more, not {freq_penalty}.")
+    check_sampling(top_k, top_p, temperature, freq_penalty)
     if repetition_penalty <= 0:
         raise BadInput(f"repetition_penalty is above 0 (1 is none), not {repetition_penalty}.")
     if tokens is None:

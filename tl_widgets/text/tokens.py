@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,11 @@ from torch import Tensor
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.errors import BadInput, BadType
 
-TextInput = str | Sequence[str]
-Prompt = str | Sequence[str] | Tensor | np.ndarray
+Message = Mapping[str, str]
+"""A turn of a chat: its ``"role"`` and ``"content"``."""
+
+TextInput = str | Sequence[str] | Sequence[Message] | Sequence[Sequence[Message]]
+Prompt = TextInput | Tensor | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -55,16 +58,34 @@ class Text:
         """Tokens of one string or several; rows of unequal length are padded and the mask says where.
 
         BOS comes first where `prepend_bos` (or the default) says so, whatever the tokenizer does itself, and never
-        twice.
+        twice. A chat (a list of messages) or several go through the tokenizer's chat template, which also decides
+        about BOS unless `prepend_bos` does; after a user's message comes the beginning of the assistant's answer.
         """
-        if not isinstance(text, str) and not all(isinstance(item, str) for item in text):
-            raise BadType(f"Text is a string or a list of strings, not {text!r}.")
-        texts = [text] if isinstance(text, str) else list(text)
+        texts: list[Any] = [text] if isinstance(text, str) or _is_chat(text) else list(text)
         if not texts:
             raise BadInput("An empty list holds no prompt: give at least one string.")
-        prepend = self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
+        is_chats = all(_is_chat(item) for item in texts)
+        if not is_chats and not all(isinstance(item, str) for item in texts):
+            raise BadType(
+                "Text is a string or a list of strings, or a chat: a list of messages, each "
+                f"{{'role': ..., 'content': ...}}; not {text!r}."
+            )
+        default = False if is_chats else self.cfg.default_prepend_bos
+        texts = [self._as_written(chat) for chat in texts] if is_chats else texts
+        prepend = default if prepend_bos is None else prepend_bos
         rows = [self._row(item, prepend, truncate) for item in texts]
         return self._padded(rows, padding_side)
+
+    def _as_written(self, chat: Sequence[Message]) -> str:
+        """Return a chat as the text that the model was trained to read."""
+        if not getattr(self.tokenizer, "chat_template", None):
+            name = getattr(self.tokenizer, "name_or_path", "") or type(self.tokenizer).__name__
+            raise BadInput(
+                f"Messages need a chat template, and the tokenizer {name!r} has none: pass the text itself, or set "
+                "model.tokenizer.chat_template."
+            )
+        is_answered = chat[-1].get("role") == "assistant"
+        return self.tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=not is_answered)
 
     def _row(self, text: str, prepend_bos: bool, truncate: bool) -> list[int]:
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -116,9 +137,9 @@ class Text:
         self, prompt: Any, prepend_bos: bool | None = None, padding_side: str | None = None
     ) -> list[str] | list[list[str]]:
         """Each token as a string: a string or ``[pos]`` gives a list, several of them a list of lists."""
-        if isinstance(prompt, str):
+        if isinstance(prompt, str) or _is_chat(prompt):
             return self._strings(self.encode(prompt, prepend_bos, padding_side).tokens[0])
-        if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], str):
+        if is_text(prompt):
             return [self._strings(self.encode(text, prepend_bos, padding_side).tokens[0]) for text in prompt]
         tokens = torch.as_tensor(prompt)
         if tokens.ndim == 2 and tokens.shape[0] > 1:
@@ -138,6 +159,21 @@ class Text:
         is_one = len(self.encode(spaced, prepend_bos=False, truncate=False).tokens[0]) == 1
         hint = f" {spaced!r}, with a leading space, is one token." if is_one else ""
         raise BadInput(f"{string!r} is not one token but {len(ids)}: {self.split(torch.tensor(ids))}.{hint}")
+
+
+def is_text(input: Any) -> bool:
+    """Whether `input` is a string, a chat, or a list of either (and not tokens)."""
+    if isinstance(input, str) or _is_chat(input):
+        return True
+    return isinstance(input, (list, tuple)) and bool(input) and (isinstance(input[0], str) or _is_chat(input[0]))
+
+
+def _is_chat(input: Any) -> bool:
+    return (
+        isinstance(input, (list, tuple))
+        and bool(input)
+        and all(isinstance(message, Mapping) and "role" in message for message in input)
+    )
 
 
 def padding_mask(tokenizer: Any, tokens: Tensor, prepend_bos: bool, padding_side: str | None = None) -> Tensor:
