@@ -1,5 +1,5 @@
 import { expect, test, vi } from "vitest";
-import { take, walk } from "../src/views/cache/keys";
+import { keep, take, walk } from "../src/views/cache/keys";
 
 test("walking stops at the edges", () => {
   expect(walk("ArrowUp", 0, 1, 3, 4)).toEqual([0, 1]);
@@ -38,4 +38,18 @@ test("a key that is taken goes no further; one that is left, or has a modifier, 
   expect(shifted("Enter")).toBe(false);
   expect(shifted("ArrowDown")).toBe(false);
   expect(shifted("?")).toBe(true);
+});
+
+test("what is typed over the view is no command for the notebook", () => {
+  const stopped = (key: string, more: KeyboardEventInit = {}) => {
+    const event = new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true, ...more });
+    const stop = vi.spyOn(event, "stopPropagation");
+    keep(event);
+    expect(event.defaultPrevented).toBe(false);
+    return stop.mock.calls.length > 0;
+  };
+  for (const key of ["x", "d", "m", "A", "1", " ", "Enter", "Delete"]) expect(stopped(key)).toBe(true);
+  for (const key of ["Tab", "Escape", "F5", "PageDown"]) expect(stopped(key)).toBe(false);
+  expect(stopped("s", { ctrlKey: true })).toBe(false);
+  expect(stopped("Enter", { shiftKey: true })).toBe(false);
 });

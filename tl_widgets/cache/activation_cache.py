@@ -89,10 +89,12 @@ class ActivationCache(Mapping[str, Tensor]):
 
     def _miss(self, key: Key, name: str) -> UnknownName:
         points = getattr(self.model, "hook_dict", {})
+        if isinstance(key, str) and name not in points and get_act_name(key, 0) in points:
+            return UnknownName(f"{key!r} of which layer? cache[{key!r}, 0] is that of the first.")
         if name in points:
             return UnknownName(
                 f"{key!r} is {name!r}, which this run did not cache: it has {len(self)} of the model's activations. "
-                "See names_filter of run_with_cache."
+                f"run_with_cache(..., names_filter={name!r}) asks for it."
             )
         return unknown("activation", name, [*self.cache_dict, *points])
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from tl_widgets.errors import BadInput
+from tl_widgets.errors import BadInput, BadType
 
 Direction = Literal["fwd", "bwd"]
 Directions = Literal["fwd", "bwd", "both"]
@@ -57,6 +57,11 @@ class HookPoint(nn.Module):
         for hook in tuple(self.fwd_hooks):  # a copy: hooks may add or remove hooks
             result = hook.fn(x, hook=self)
             if result is not None:
+                if not isinstance(result, Tensor):
+                    raise BadType(
+                        f"The hook {hook.fn!r} at {self.name} returned {type(result).__name__}: a hook returns a "
+                        "tensor that replaces the activation, or None."
+                    )
                 x = result
         if self.bwd_hooks and x.requires_grad:
             # Of what goes on from here, after the forward hooks; and a view of its own, so that points which share

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tl_widgets.errors import unknown
+from tl_widgets.errors import BadInput, BadType, unknown
 from tl_widgets.hooks.point import Direction, Directions, HookFunction, HookPoint
 from tl_widgets.hooks.recording import Recorder
 from tl_widgets.math.slice import Slice, SliceInput
@@ -184,7 +184,7 @@ class HookedRootModule(nn.Module):
         level = self.context_level
         try:
             for direction, named_hooks in (("fwd", fwd_hooks), ("bwd", bwd_hooks)):
-                for name, hook in named_hooks:
+                for name, hook in _pairs(named_hooks, direction):
                     self.add_hook(name, hook, dir=direction, level=level)  # type: ignore[arg-type]
             yield self
         except BaseException:
@@ -265,6 +265,10 @@ class HookedRootModule(nn.Module):
         with self.hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
             output = self(*model_args, **model_kwargs)
             if incl_bwd:
+                if not isinstance(output, Tensor) or output.numel() != 1:
+                    raise BadInput(
+                        "incl_bwd=True runs .backward() on the output, which must be one number: return_type='loss'."
+                    )
                 output.backward()
         recorder.part_from(output)
         return output, recorder.cache
@@ -343,3 +347,11 @@ class HookedRootModule(nn.Module):
     ) -> None:
         """Record the named activations of later runs into `cache`, until `reset_hooks`."""
         self.add_caching_hooks(names, incl_bwd, device, remove_batch_dim, cache)
+
+
+def _pairs(named_hooks: Sequence[NamedHook], direction: str) -> Sequence[NamedHook]:
+    """Return `named_hooks`, or raise if they are not a list of pairs."""
+    is_list = isinstance(named_hooks, (list, tuple))
+    if not is_list or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in named_hooks):
+        raise BadType(f"{direction}_hooks is a list of pairs (name or predicate, function), not {named_hooks!r}.")
+    return named_hooks

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tl_widgets.errors import BadInput, CannotLoad
+from tl_widgets.errors import BadInput, BadType, CannotLoad
 from tl_widgets.loading import gguf, names
 
 # What a hub download needs; pickled weights are not among it.
@@ -59,8 +59,15 @@ def find_source(model_name: str | os.PathLike[str], hf_model: Any = None, **hub_
         raise BadInput(
             f"from_pretrained does not know {', '.join(refused)}; for hubs there is {', '.join(_HUB_OPTIONS)}."
         )
+    if not isinstance(model_name, (str, os.PathLike)):
+        raise BadType(
+            f"model_name is a name or a path, not {type(model_name).__name__}. A transformers model in memory goes in "
+            "hf_model=."
+        )
     model_name = os.fspath(model_name)
     if hf_model is not None:
+        if not hasattr(hf_model, "config") or not hasattr(hf_model, "state_dict"):
+            raise BadType(f"hf_model is a transformers model, not {hf_model!r}; a name goes in model_name.")
         return from_object(model_name, hf_model)
     path = Path(model_name).expanduser()
     if model_name and path.is_file() and path.suffix == ".gguf":

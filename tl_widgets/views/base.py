@@ -15,9 +15,16 @@ import numpy as np
 import torch
 import traitlets
 
-from tl_widgets.errors import BadInput, CannotLoad, unknown
+from tl_widgets.errors import BadInput, CannotLoad, UnknownName, unknown
 
 STATIC = Path(__file__).parent / "static"
+
+
+class NoSuchTrait(UnknownName, AttributeError):
+    """A name that a view has no trait for."""
+
+    __str__ = ValueError.__str__
+
 
 Reply = tuple[dict[str, Any], list[bytes]]
 Handler = Callable[[Any, dict[str, Any]], Reply]
@@ -55,7 +62,9 @@ class View(anywidget.AnyWidget):
         return bundle(self.bundle_name)
 
     def __init__(self, subject: Any, **traits: Any) -> None:
-        self._subject = weakref.ref(subject, self._when_gone)
+        self._subject = weakref.ref(subject)
+        # Not at the interpreter's end, when there is nobody left to tell.
+        weakref.finalize(subject, self._when_gone).atexit = False
         self._held: Any = None
         self._pages: set[str] = set()
         # Requests may come on another thread while a cell runs.
@@ -75,9 +84,15 @@ class View(anywidget.AnyWidget):
         """Keep the object alive from now on: the view is being shown."""
         self._held = self._subject()
 
-    def _when_gone(self, _: Any) -> None:
+    def _when_gone(self) -> None:
         if not self._pages:
             self.close()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A misspelt `view.haed = 3` would otherwise do nothing, silently.
+        if not name.startswith("_") and not hasattr(type(self), name):
+            raise NoSuchTrait(unknown("trait", name, self.class_trait_names(settable=True)).args[0])
+        super().__setattr__(name, value)
 
     # Messages
 

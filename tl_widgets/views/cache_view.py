@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -54,10 +55,10 @@ class CacheView(View):
     thumbs_example = traitlets.Int(0).tag(sync=True)
     opened = traitlets.Bytes().tag(sync=True)
 
-    example = traitlets.Int(0).tag(sync=True)
-    layer = traitlets.Int(0).tag(sync=True)
-    head = traitlets.Int(0).tag(sync=True)
-    position = traitlets.Int(0).tag(sync=True)
+    example = traitlets.Int(0).tag(sync=True, settable=True)
+    layer = traitlets.Int(0).tag(sync=True, settable=True)
+    head = traitlets.Int(0).tag(sync=True, settable=True)
+    position = traitlets.Int(0).tag(sync=True, settable=True)
 
     def __init__(self, cache: ActivationCache) -> None:
         layers = layers_to_show(cache)
@@ -81,7 +82,7 @@ class CacheView(View):
             "thumb": list(self._thumb),
             "tile": TILE,
             "opened": {"example": 0, "layer": layer, "head": head, "shape": list(opened.shape)},
-            "code": "cache",
+            "code": _name_of(cache),
             "batched": batched,
         }
         super().__init__(
@@ -93,6 +94,17 @@ class CacheView(View):
             head=head,
             position=_last_real_position(cache, 0, n_query),
         )
+
+    def __repr__(self) -> str:
+        selection = ", ".join(f"{name}={getattr(self, name)}" for name in ("layer", "head", "example", "position"))
+        return f"CacheView({selection})"
+
+    def hold(self) -> None:
+        """Keep the cache alive from now on, and call it in copied code what the user calls it now."""
+        super().hold()
+        cache = self._subject()
+        if cache is not None and self.spec["code"] != _name_of(cache):
+            self.spec = {**self.spec, "code": _name_of(cache)}
 
     # Selection
 
@@ -213,6 +225,14 @@ def _tokens(cache: ActivationCache, example: int, n_key: int) -> dict[str, list]
     special_ids = set(tokenizer.all_special_ids)
     padding = [] if cache.mask is None else (cache.mask[example] == 0).nonzero().flatten().tolist()
     return {"text": text, "id": ids, "special": [i for i, t in enumerate(ids) if t in special_ids], "padding": padding}
+
+
+def _name_of(cache: ActivationCache) -> str:
+    """Return the variable in the notebook that holds this cache, so that copied code fetches from this one."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    names = [name for name, value in shell.user_ns.items() if value is cache] if shell else []
+    return next((name for name in names if not name.startswith("_")), "cache")
 
 
 def _window(message: dict[str, Any], key: str, size: int) -> slice:

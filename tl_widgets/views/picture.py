@@ -19,7 +19,7 @@ from tl_widgets.views.thumbnails import pool
 SCALE = 2
 _INK, _FAINT, _LINE, _ACCENT = (33, 37, 41), (125, 132, 140), (226, 230, 234), (25, 103, 210)
 # White to a deep blue, like the view in the light theme.
-_RAMP = np.array([(255, 255, 255), (222, 232, 243), (128, 165, 206), (43, 93, 147), (16, 60, 108)], dtype=float)
+_RAMP = np.array([(255, 255, 255), (168, 196, 228), (58, 118, 184), (10, 46, 104)], dtype=float)
 _THUMB, _GAP, _MARGIN, _PATTERN = 22, 3, 16, 460
 _LONGEST_LABEL = 14
 

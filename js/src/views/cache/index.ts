@@ -9,7 +9,7 @@ import themeCss from "../../theme/theme.css";
 import { fetching } from "./fetching";
 import { gridView } from "./grid";
 import { headerView } from "./header";
-import { take } from "./keys";
+import { keep, take } from "./keys";
 import { layout, type Shapes, WIDE } from "./layout";
 import { noticeView } from "./notice";
 import type { Parts } from "./parts";
@@ -162,6 +162,7 @@ function walkLayers({ state, life }: Parts, root: HTMLElement): void {
       return true;
     }),
   );
+  life.on(root, "keydown", keep);
 }
 
 /** Say on the root what is shown, and count, once everything that follows from a change is drawn. */

@@ -33,6 +33,16 @@ export function take(event: KeyboardEvent, handle: (key: string) => boolean): vo
   event.stopPropagation();
 }
 
+/**
+ * Keep what is typed over the view from the notebook: in command mode an `x` cuts the cell, `dd` deletes it. Shortcuts
+ * with a modifier, Shift+Enter among them, stay the notebook's.
+ */
+export function keep(event: KeyboardEvent): void {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const edits = ["Enter", "Backspace", "Delete"].includes(event.key) && !event.shiftKey;
+  if (event.key.length === 1 || edits) event.stopPropagation();
+}
+
 export const HELP: [string, string][] = [
   ["\u2190 \u2191 \u2192 \u2193", "walk the heads, the pattern or the text"],
   ["[ ]", "the layer before, after"],

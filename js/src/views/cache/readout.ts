@@ -68,10 +68,14 @@ export function link(example: Parameters<typeof tokenElement>[0], { query, key }
   );
 }
 
-/** Only a weight that is at hand is a number. */
+/** Only a weight that is at hand is a number; a preview has it in eight bits, and says so. */
 function weightText(state: Parts["state"], cell: Cell): string {
   const weight = state.weight(cell);
-  return weight === undefined ? "\u2026" : short(weight);
+  if (weight !== undefined) return short(weight);
+  const { kind, rows, cols } = state.picture.value;
+  const { n_query, n_key } = state.spec;
+  const rounded = kind === "thumbnail" && rows === n_query && cols === n_key;
+  return rounded ? `\u2248 ${state.paint(cell).toFixed(2)}` : "\u2026";
 }
 
 async function toClipboard(text: string, near: HTMLElement): Promise<boolean> {

@@ -20,7 +20,10 @@ export function strongestView({ state, life, layout }: Parts): HTMLElement {
     if (root.hidden || !example) return undefined;
     root.style.width = `${side}px`;
     const query = state.position.value;
-    title.replaceChildren(el("span", { class: "muted" }, "from"), tokenElement(example, query + state.offset));
+    title.replaceChildren(
+      el("span", { class: "muted" }, "strongest from"),
+      tokenElement(example, query + state.offset),
+    );
     const { values, kind } = state.row.value;
     // A pooled row has runs of equal values: no order to show.
     const keys = kind === "coarse" ? [] : state.strongest.value.slice(0, LINES);
@@ -32,6 +35,7 @@ export function strongestView({ state, life, layout }: Parts): HTMLElement {
           "div",
           { class: "line", "data-key": key, title: describe(example, key) },
           tokenElement(example, key),
+          el("span", { class: "at" }, `${key}`), // which of several tokens of one text
           el("span", { class: "track" }, bar),
           el("span", { class: "number" }, kind === "exact" ? short(values[key]!) : ""),
         );
