@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +15,7 @@ from tl_widgets.network.block import TransformerBlock
 from tl_widgets.network.embed import Embed, PosEmbed, Unembed
 from tl_widgets.network.masking import AttentionMask
 from tl_widgets.network.norm import build_norm
-from tl_widgets.network.rotary import Rotary
+from tl_widgets.network.rotary import Rotary, has_local_tables
 
 # Activations that are only formed when asked for: by their flag in the config, or by a hook.
 OPTIONAL_POINTS = {
@@ -24,6 +27,9 @@ OPTIONAL_POINTS = {
     "hook_mlp_in": "use_hook_mlp_in",
     "hook_result": "use_attn_result",
 }
+
+# What the field's state dicts carry beside weights; here it is worked out from the config.
+NOT_WEIGHTS = ("mask", "IGNORE", "rotary_sin", "rotary_cos")
 
 
 class Network(HookedRootModule):
@@ -37,28 +43,75 @@ class Network(HookedRootModule):
         self.hook_tokens = HookPoint()  # [batch, pos], optional
         self.embed = Embed(cfg)
         self.hook_embed = HookPoint()  # [batch, pos, d_model]
-        if cfg.positional_embedding_type == "standard":
+        if cfg.positional_embedding_type in ("standard", "shortformer"):
             self.pos_embed = PosEmbed(cfg)
             self.hook_pos_embed = HookPoint()  # [batch, pos, d_model]
         self.rotary = Rotary(cfg) if cfg.positional_embedding_type == "rotary" else None
-        self.blocks = nn.ModuleList(TransformerBlock(cfg, i, self.rotary) for i in range(cfg.n_layers))
+        self.rotary_local = Rotary(cfg, is_local=True) if self.rotary is not None and has_local_tables(cfg) else None
+        self.blocks = nn.ModuleList(TransformerBlock(cfg, i, self._tables_of(i)) for i in range(cfg.n_layers))
         self.ln_final = build_norm(cfg)
         self.unembed = Unembed(cfg)
         if cfg.init_weights:
             self.init_weights()
         self.setup()
 
+    def _tables_of(self, layer: int) -> Rotary | None:
+        """Local layers may turn at another pace."""
+        is_local = self.cfg.use_local_attn and (self.cfg.attn_types or [])[layer] == "local"
+        return self.rotary_local if is_local and self.rotary_local is not None else self.rotary
+
     def init_weights(self) -> None:
         """Random weights: normal with standard deviation ``cfg.initializer_range``; biases zero, gains one."""
         if self.cfg.seed is not None:
             torch.manual_seed(self.cfg.seed)
         for name, weight in self.named_parameters():
-            if name.rsplit(".", 1)[-1].lstrip("_").startswith("W_"):
+            if any(part.lstrip("_").startswith("W_") for part in name.split(".")):  # an expert's are W_in.weight, ...
                 nn.init.normal_(weight, std=self.cfg.initializer_range)
 
     def _is_switched_off(self, point: HookPoint) -> bool:
         flag = OPTIONAL_POINTS.get((point.name or "").rsplit(".", 1)[-1])
         return flag is not None and not getattr(self.cfg, flag)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Copy weights in by name; the tables that the field's saved models carry beside weights are passed over."""
+        passed_over = [] if hasattr(self, "pos_embed") else ["pos_embed.W_pos"]  # ALiBi models carry one, never read
+        weights = {
+            name: tensor
+            for name, tensor in state_dict.items()
+            if name not in passed_over and name.rsplit(".", 1)[-1] not in NOT_WEIGHTS
+        }
+        return super().load_state_dict(weights, strict, assign)
+
+    # Optional activations
+
+    def set_use_attn_result(self, use_attn_result: bool) -> None:
+        """Whether each head's output, ``attn.hook_result`` ``[batch, pos, head, d_model]``, is always computed."""
+        self.cfg.use_attn_result = use_attn_result
+
+    def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
+        """Whether queries, keys and values read inputs of their own, ``hook_q_input``, ..., one for each head."""
+        self.cfg.use_split_qkv_input = use_split_qkv_input
+
+    def set_use_attn_in(self, use_attn_in: bool) -> None:
+        """Whether each head reads an input of its own, ``hook_attn_in``; refused with grouped-query attention."""
+        if use_attn_in and self.cfg.n_key_value_heads is not None:
+            raise BadInput(
+                "hook_attn_in has one input for each head, but under grouped-query attention heads share keys and "
+                "values: use set_use_split_qkv_input(True)."
+            )
+        self.cfg.use_attn_in = use_attn_in
+
+    def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:
+        """Whether the MLP reads an input of its own, ``hook_mlp_in``; refused where there is no MLP."""
+        if use_hook_mlp_in and self.cfg.attn_only:
+            raise BadInput("hook_mlp_in is an MLP's input, and this model is attention-only.")
+        self.cfg.use_hook_mlp_in = use_hook_mlp_in
+
+    def set_ungroup_grouped_query_attention(self, ungroup_grouped_query_attention: bool) -> None:
+        """Whether hooks see keys and values once for each head under grouped-query attention, not once a group."""
+        self.cfg.ungroup_grouped_query_attention = ungroup_grouped_query_attention
+
+    # Running
 
     def attention_mask(self, residual_or_tokens: Tensor, tokens_mask: Tensor | None = None) -> AttentionMask:
         """Positions and permissions for a batch, from its padding mask ``[batch, pos]``."""
@@ -70,13 +123,18 @@ class Network(HookedRootModule):
         """``[batch, pos]`` -> the residual stream that enters the first block, ``[batch, pos, d_model]``."""
         tokens = self.hook_tokens(tokens)
         residual = self.hook_embed(self.embed(tokens))
+        if self.cfg.positional_embedding_type not in ("standard", "shortformer"):
+            return residual
+        pos_embed = self.hook_pos_embed(self.pos_embed(mask.positions.expand(tokens.shape[0], -1)))
         if self.cfg.positional_embedding_type == "standard":
-            positions = mask.positions.expand(tokens.shape[0], -1)
-            residual = residual + self.hook_pos_embed(self.pos_embed(positions))
+            return residual + pos_embed
+        mask.pos_embed = pos_embed
         return residual
 
     def run_blocks(self, residual: Tensor, mask: AttentionMask, start: int, stop: int) -> Tensor:
         """Residual stream ``[batch, pos, d_model]`` through the blocks `start` to `stop` - 1."""
+        if self.cfg.positional_embedding_type == "shortformer" and mask.pos_embed is None:
+            mask.pos_embed = self.pos_embed(mask.positions)  # a run that starts at a later layer
         for block in self.blocks[start:stop]:
             residual = block(residual, mask)
         return residual
