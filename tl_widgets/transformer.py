@@ -11,8 +11,8 @@ from tl_widgets import loading
 from tl_widgets.cache import ActivationCache
 from tl_widgets.config import HookedTransformerConfig, as_dtype
 from tl_widgets.errors import BadInput
+from tl_widgets.loading.processing_methods import ProcessingMethods
 from tl_widgets.math import lm_cross_entropy_loss
-from tl_widgets.network import Network
 from tl_widgets.text import Prompt, Text, TokenBatch, check_tokens
 
 T = TypeVar("T", bound="HookedTransformer")
@@ -26,7 +26,7 @@ class Output(NamedTuple):
     loss: Tensor
 
 
-class HookedTransformer(Network):
+class HookedTransformer(ProcessingMethods):
     """A transformer with a hook point on every activation, that reads text or tokens.
 
     Parameters
@@ -71,6 +71,7 @@ class HookedTransformer(Network):
         center_writing_weights: bool = True,
         center_unembed: bool = True,
         fold_value_biases: bool = True,
+        refactor_factored_attn_matrices: bool = False,
         hf_model: Any = None,
         device: str | torch.device | None = None,
         tokenizer: Any = None,
@@ -90,6 +91,8 @@ class HookedTransformer(Network):
         fold_ln, center_writing_weights, center_unembed, fold_value_biases
             Processing steps; log-probabilities never change. Writing weights are centred where the norm is LayerNorm,
             the only one that is blind to it. See `tl_widgets.loading.processing`.
+        refactor_factored_attn_matrices
+            Each head's QK and OV in their singular bases; refused for rotary models, among others.
         hf_model
             A transformers model to take the weights from; asks nothing of a network.
         tokenizer
@@ -121,6 +124,7 @@ class HookedTransformer(Network):
             center_writing_weights=center_writing_weights and cfg.normalization_type == "LN",
             center_unembed=center_unembed,
             fold_value_biases=fold_value_biases,
+            refactor_factored_attn_matrices=refactor_factored_attn_matrices,
         )
         print(f"Loaded pretrained model {model_name} into {cls.__name__}")
         return model
