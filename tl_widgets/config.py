@@ -13,7 +13,7 @@ from tl_widgets.errors import BadInput, BadType, nearest, unknown
 from tl_widgets.math.activations import ACTIVATIONS
 
 NORMALIZATION_TYPES = ("LN", "LNPre", "RMS", "RMSPre")
-POSITIONAL_EMBEDDING_TYPES = ("standard", "rotary")
+POSITIONAL_EMBEDDING_TYPES = ("standard", "rotary", "alibi", "shortformer")
 INIT_MODES = ("gpt2", "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "muP")
 DTYPES = {
     "float32": torch.float32,
@@ -27,18 +27,9 @@ DTYPES = {
 
 # Parts of the vocabulary that `network` does not build yet: a config that asks for one is refused, never half obeyed.
 _OFF = {
-    "num_experts": None,
-    "use_qk_norm": False,
-    "clip_qkv": None,
     "use_logn_attn": False,
     "use_dynamic_ntk_rope": False,
-    "rotary_base_local": None,
-    "use_normalization_before_and_after": False,
-    "use_yarn_rope": False,
-    "use_attention_sinks": False,
-    "post_embedding_ln": False,
     "load_in_4bit": False,
-    "ungroup_grouped_query_attention": False,
 }
 
 
@@ -59,7 +50,8 @@ class HookedTransformerConfig:
     normalization_type
         ``"LN"``, ``"RMS"``, their folded forms ``"LNPre"`` and ``"RMSPre"``, or None.
     positional_embedding_type
-        ``"standard"`` (learned) or ``"rotary"``.
+        ``"standard"`` (learned), ``"rotary"``, ``"alibi"`` (scores fall with distance), or ``"shortformer"`` (learned,
+        added to what queries and keys read instead of to the residual stream).
 
     Examples
     --------
@@ -211,6 +203,13 @@ class HookedTransformerConfig:
             raise BadInput(
                 f"n_heads ({self.n_heads}) must be a multiple of n_key_value_heads ({self.n_key_value_heads})."
             )
+        if self.gated_mlp and self.is_layer_norm_activation() and not self.num_experts:
+            raise BadInput(f"act_fn={self.act_fn!r} normalises a plain MLP; gated_mlp=True has no place for its norm.")
+        if self.num_experts and not 0 < (self.experts_per_token or 0) <= self.num_experts:
+            raise BadInput(
+                f"num_experts={self.num_experts} needs experts_per_token between 1 and {self.num_experts}, "
+                f"not {self.experts_per_token}."
+            )
         if self.use_local_attn and (self.window_size is None or self.attn_types is None):
             raise BadInput("use_local_attn=True needs window_size and attn_types (one 'global' or 'local' a layer).")
 
@@ -218,7 +217,10 @@ class HookedTransformerConfig:
         """Weights in attention and MLPs, without biases and embeddings."""
         n_params = self.n_layers * self.d_model * self.d_head * self.n_heads * 4
         if not self.attn_only:
-            n_params += self.n_layers * self.d_model * (self.d_mlp or 0) * (3 if self.gated_mlp else 2)
+            n_mlp = self.d_model * (self.d_mlp or 0) * (3 if self.gated_mlp else 2)
+            if self.num_experts:
+                n_mlp = (n_mlp + self.d_model) * self.num_experts  # each with a row of the router
+            n_params += self.n_layers * n_mlp
         return n_params
 
     @classmethod
@@ -260,6 +262,11 @@ class HookedTransformerConfig:
     def n_kv_heads(self) -> int:
         """Key/value heads: `n_key_value_heads`, or `n_heads` where they are not grouped."""
         return self.n_key_value_heads or self.n_heads
+
+    @property
+    def n_kv_hooked(self) -> int:
+        """Key/value heads as hooks see them: `n_heads` when ungrouped, whatever is stored."""
+        return self.n_heads if self.ungroup_grouped_query_attention else self.n_kv_heads
 
 
 def as_dtype(dtype: str | torch.dtype) -> torch.dtype:

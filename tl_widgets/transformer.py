@@ -14,8 +14,8 @@ from tl_widgets import loading
 from tl_widgets.cache import ActivationCache
 from tl_widgets.config import HookedTransformerConfig, as_dtype
 from tl_widgets.errors import BadInput, BadType
+from tl_widgets.loading.processing_methods import ProcessingMethods
 from tl_widgets.math import lm_cross_entropy_loss
-from tl_widgets.network import Network
 from tl_widgets.network.devices import check_devices, place_
 from tl_widgets.network.masking import AttentionMask
 from tl_widgets.text import (
@@ -40,7 +40,7 @@ class Output(NamedTuple):
     loss: Tensor
 
 
-class HookedTransformer(Network):
+class HookedTransformer(ProcessingMethods):
     """A transformer with a hook point on every activation, that reads text or tokens.
 
     Parameters
@@ -87,10 +87,16 @@ class HookedTransformer(Network):
         fold_ln: bool = True,
         center_writing_weights: bool = True,
         center_unembed: bool = True,
-        fold_value_biases: bool = True,
+        refactor_factored_attn_matrices: bool = False,
+        checkpoint_index: int | None = None,
+        checkpoint_value: int | None = None,
+        checkpoint_label: str | None = None,
         hf_model: Any = None,
         device: str | torch.device | None = None,
+        n_devices: int = 1,
         tokenizer: Any = None,
+        move_to_device: bool = True,
+        fold_value_biases: bool = True,
         default_prepend_bos: bool | None = None,
         default_padding_side: str | None = None,
         dtype: str | torch.dtype = torch.float32,
@@ -107,8 +113,14 @@ class HookedTransformer(Network):
         fold_ln, center_writing_weights, center_unembed, fold_value_biases
             Processing steps; log-probabilities never change. Writing weights are centred where the norm is LayerNorm,
             the only one that is blind to it. See `tl_widgets.loading.processing`.
+        refactor_factored_attn_matrices
+            Each head's QK and OV in their singular bases; refused for rotary models, among others.
+        checkpoint_index, checkpoint_value, checkpoint_label
+            Checkpoints of a training run, which this version does not find: a hub's ``revision=`` does.
         hf_model
             A transformers model to take the weights from; asks nothing of a network.
+        n_devices
+            Split the layers, in order, over so many CUDA devices.
         tokenizer
             In place of the model's own. With `hf_model` and none, the model reads tokens only.
         default_prepend_bos
@@ -125,12 +137,15 @@ class HookedTransformer(Network):
         CannotLoad
             For an unknown name (the nearest are suggested), an architecture that is not mapped, or broken files.
         """
+        if (checkpoint_index, checkpoint_value, checkpoint_label) != (None, None, None):
+            raise BadInput("Checkpoints are not found by number here: pass the hub's revision= of the one you want.")
         source = loading.find_source(model_name, hf_model, **hub_options)
-        overrides = {"device": device, "dtype": as_dtype(dtype), "first_n_layers": first_n_layers, "n_ctx": n_ctx}
+        overrides = {"device": device, "n_devices": n_devices, "dtype": as_dtype(dtype)}
+        overrides |= {"first_n_layers": first_n_layers, "n_ctx": n_ctx}
         if default_prepend_bos is not None:
             overrides["default_prepend_bos"] = default_prepend_bos
         cfg, family = loading.config_of(source, **overrides)
-        model = cls(cfg, tokenizer or source.load_tokenizer(), default_padding_side=default_padding_side)
+        model = cls(cfg, tokenizer or source.load_tokenizer(), move_to_device, default_padding_side)
         loading.fill_(model, family, source.tensors)
         loading.process_(
             model,
@@ -138,6 +153,7 @@ class HookedTransformer(Network):
             center_writing_weights=center_writing_weights and cfg.normalization_type == "LN",
             center_unembed=center_unembed,
             fold_value_biases=fold_value_biases,
+            refactor_factored_attn_matrices=refactor_factored_attn_matrices,
         )
         print(f"Loaded pretrained model {model_name} into {cls.__name__}")
         return model
@@ -149,12 +165,25 @@ class HookedTransformer(Network):
         fold_ln: bool = False,
         center_writing_weights: bool = False,
         center_unembed: bool = False,
+        refactor_factored_attn_matrices: bool = False,
         fold_value_biases: bool = False,
+        dtype: str | torch.dtype = torch.float32,
+        default_prepend_bos: bool | None = None,
+        default_padding_side: str | None = None,
         **from_pretrained_kwargs: Any,
     ) -> T:
         """`from_pretrained` with the weights as they are."""
         return cls.from_pretrained(
-            model_name, fold_ln, center_writing_weights, center_unembed, fold_value_biases, **from_pretrained_kwargs
+            model_name,
+            fold_ln=fold_ln,
+            center_writing_weights=center_writing_weights,
+            center_unembed=center_unembed,
+            refactor_factored_attn_matrices=refactor_factored_attn_matrices,
+            fold_value_biases=fold_value_biases,
+            dtype=dtype,
+            default_prepend_bos=default_prepend_bos,
+            default_padding_side=default_padding_side,
+            **from_pretrained_kwargs,
         )
 
     # Text
@@ -269,12 +298,12 @@ class HookedTransformer(Network):
             What came before `input`: positions go on from there, and the cache grows by `input` unless it is frozen.
             A mask, given or found, is of `input` alone.
         """
-        if shortformer_pos_embed is not None:
-            raise BadInput("shortformer_pos_embed is for shortformer models, and this is none.")
         if return_type not in ("logits", "loss", "both", None):
             raise BadInput(f"return_type is 'logits', 'loss', 'both' or None, not {return_type!r}.")
         if shortformer_pos_embed is not None:
-            raise BadInput("shortformer_pos_embed is for shortformer models, and this is none.")
+            raise BadInput(
+                "shortformer_pos_embed is None: a shortformer's position embeddings are worked out from the mask."
+            )
         start, stop = self._layers(start_at_layer, stop_at_layer)
         tokens_mask = attention_mask
         if start_at_layer is None:

@@ -19,6 +19,10 @@ LLAMA_LIKE = SMALL | dict(
     gated_mlp=True,
     final_rms=True,
 )
+YARN = dict(
+    use_yarn_rope=True, yarn_factor=4.0, yarn_original_max_position_embeddings=64, yarn_attention_factor=1.3,
+    yarn_beta_fast=8.0, rotary_base=100.0, d_head=8, rotary_dim=8,
+)  # fmt: skip
 
 CONFIGS = {
     "gpt2-like": GPT2_LIKE,
@@ -40,7 +44,53 @@ CONFIGS = {
     "every optional point": GPT2_LIKE | dict(use_attn_result=True, use_split_qkv_input=True, use_hook_mlp_in=True),
     "attn_in": GPT2_LIKE | dict(use_attn_in=True),
     "grouped, split inputs": LLAMA_LIKE | dict(n_key_value_heads=2, use_split_qkv_input=True),
+    "post-norms": LLAMA_LIKE | dict(use_normalization_before_and_after=True),
+    "post-norms, folded": LLAMA_LIKE | dict(use_normalization_before_and_after=True, normalization_type="RMSPre"),
+    "post-norms, parallel": LLAMA_LIKE | dict(use_normalization_before_and_after=True, parallel_attn_mlp=True),
+    "post-norms without norms": GPT2_LIKE | dict(use_normalization_before_and_after=True, normalization_type=None),
+    "query/key norm": LLAMA_LIKE | dict(use_qk_norm=True, n_key_value_heads=2),
+    "query/key norm, LayerNorm": GPT2_LIKE | dict(use_qk_norm=True),
+    "alibi": GPT2_LIKE | dict(positional_embedding_type="alibi"),
+    "alibi, six heads": GPT2_LIKE | dict(positional_embedding_type="alibi", n_heads=6),
+    "alibi, embedding norm": GPT2_LIKE | dict(positional_embedding_type="alibi", post_embedding_ln=True),
+    "embedding norm, folded": GPT2_LIKE | dict(post_embedding_ln=True, normalization_type="LNPre"),
+    "embedding norm, RMS": LLAMA_LIKE | dict(post_embedding_ln=True),
+    "alibi, soft cap": GPT2_LIKE | dict(positional_embedding_type="alibi", attn_scores_soft_cap=2.0),
+    "shortformer": GPT2_LIKE | dict(positional_embedding_type="shortformer"),
+    "shortformer, attention only": SMALL | dict(positional_embedding_type="shortformer", attn_only=True),
+    "solu_ln": GPT2_LIKE | dict(act_fn="solu_ln"),
+    "solu_ln, folded": GPT2_LIKE | dict(act_fn="solu_ln", normalization_type="LNPre"),
+    "solu_ln, RMS": GPT2_LIKE | dict(act_fn="solu_ln", normalization_type="RMS"),
+    **{
+        f"act_fn {name}": GPT2_LIKE | dict(act_fn=name)
+        for name in ("gelu", "gelu_fast", "gelu_pytorch_tanh", "silu", "solu", "relu2", "xielu")
+    },
+    "experts": LLAMA_LIKE | dict(num_experts=4, experts_per_token=2),
+    "experts, weights sum to one": LLAMA_LIKE | dict(num_experts=4, experts_per_token=3, norm_topk_prob=True),
+    "experts, LayerNorm": GPT2_LIKE | dict(num_experts=4, experts_per_token=1),
+    "attention sinks": LLAMA_LIKE | dict(use_attention_sinks=True, n_key_value_heads=2),
+    "ungrouped": LLAMA_LIKE | dict(n_key_value_heads=2, ungroup_grouped_query_attention=True, use_attn_result=True),
+    "ungrouped, split inputs": LLAMA_LIKE
+    | dict(n_key_value_heads=2, ungroup_grouped_query_attention=True, use_split_qkv_input=True, use_qk_norm=True),
+    "another base in local layers": LLAMA_LIKE
+    | dict(rotary_base_local=100, use_local_attn=True, window_size=3, attn_types=["global", "local"]),
+    "another base in local layers, scaled": LLAMA_LIKE
+    | dict(rotary_base_local=100, use_local_attn=True, window_size=3, attn_types=["global", "local"])
+    | dict(rotary_scaling_factor=4.0),
+    "yarn": LLAMA_LIKE | YARN,
+    "yarn, not truncated": LLAMA_LIKE | YARN | dict(yarn_truncate=False),
+    "yarn in global layers": LLAMA_LIKE
+    | YARN
+    | dict(yarn_global_attn_only=True, use_local_attn=True, window_size=3, attn_types=["local", "global"]),
+    "clipped": LLAMA_LIKE | dict(clip_qkv=0.3, n_key_value_heads=2),
+    "clipped, query/key norm": LLAMA_LIKE | dict(clip_qkv=0.3, use_qk_norm=True),
+    "bidirectional": GPT2_LIKE | dict(attention_dir="bidirectional"),
+    "bidirectional, rotary": LLAMA_LIKE | dict(attention_dir="bidirectional", n_key_value_heads=2),
 }
+
+# A bidirectional model has nothing to continue; the oracle's cache is too small for ungrouped keys.
+CAUSAL = {name: config for name, config in CONFIGS.items() if config.get("attention_dir") != "bidirectional"}
+CACHED_BY_THE_ORACLE = {name: config for name, config in CAUSAL.items() if not name.startswith("ungrouped")}
 
 # What the oracle's state dict carries beside weights.
 BUFFERS = ("mask", "IGNORE", "rotary_sin", "rotary_cos")

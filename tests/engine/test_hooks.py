@@ -312,3 +312,50 @@ def test_removing_by_predicate_reaches_optional_points_too(model):
     model.add_hook("blocks.0.attn.hook_result", lambda x, hook: None)
     model.remove_hook(lambda name: True)
     assert hooks_left(model) == []
+
+
+@pytest.mark.parametrize("name", ["hook_z", "hook_pattern", "hook_attn_scores", "hook_v", "hook_result"])
+def test_an_edit_in_place_can_be_differentiated(name):
+    theirs, ours = pair(GPT2_LIKE)
+    gradients = []
+    for model in (theirs, ours):
+        model.set_use_attn_result(True)
+
+        def silence(x, hook):
+            x[:, 1] = 0
+
+        with model.hooks(fwd_hooks=[(f"blocks.0.attn.{name}", silence)]):
+            model(TOKENS, return_type="loss").backward()
+        gradients.append(model.blocks[0].attn.W_V.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_hook_may_forbid_a_query_every_key():
+    theirs, ours = pair(GPT2_LIKE)
+
+    def forbid(scores, hook):
+        scores[:, :, 4] = -torch.inf
+        return scores
+
+    hooks = [("blocks.0.attn.hook_attn_scores", forbid)]
+    torch.testing.assert_close(
+        ours.run_with_hooks(TOKENS, fwd_hooks=hooks),
+        theirs.run_with_hooks(TOKENS, fwd_hooks=hooks),
+        atol=1e-4,
+        rtol=1e-4,
+    )
+
+
+@pytest.mark.parametrize(
+    "hooks, message",
+    [
+        (("hook_embed", print), "list of pairs"),
+        ({"hook_embed": print}, "list of pairs"),
+        ([("hook_embed", lambda x, hook: 1.0)], "at hook_embed returned float"),
+    ],
+    ids=str,
+)
+def test_hooks_of_the_wrong_form(model, hooks, message):
+    with pytest.raises(TypeError, match=message):
+        model.run_with_hooks(TOKENS, fwd_hooks=hooks)
+    assert hooks_left(model) == []

@@ -7,7 +7,7 @@ import torch
 import transformer_lens
 
 import tl_widgets
-from tests.engine.oracle import CONFIGS, GPT2_LIKE, LLAMA_LIKE, pair
+from tests.engine.oracle import CACHED_BY_THE_ORACLE, CAUSAL, CONFIGS, GPT2_LIKE, LLAMA_LIKE, pair
 from tests.engine.words import fifty_words
 from tl_widgets import HookedTransformer, HookedTransformerKeyValueCache
 
@@ -40,14 +40,14 @@ def in_parts(model, tokens, cache, mask=None, run=None):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.mark.parametrize("config", CAUSAL.values(), ids=CAUSAL.keys())
 def test_parts_say_what_the_whole_says(config):
     _, ours = pair(config)
     torch.testing.assert_close(in_parts(ours, TOKENS, empty(ours)), ours(TOKENS), **CLOSE)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.mark.parametrize("config", CACHED_BY_THE_ORACLE.values(), ids=CACHED_BY_THE_ORACLE.keys())
 def test_every_activation_of_a_continuation_is_the_oracles(config):
     theirs, ours = pair(config)
     theirs.tokenizer = fifty_words()  # without one the oracle cannot continue
@@ -57,7 +57,7 @@ def test_every_activation_of_a_continuation_is_the_oracles(config):
         expected_logits, expected = theirs.run_with_cache(TOKENS[:, start:end], past_kv_cache=their_cache)
         logits, cache = ours.run_with_cache(TOKENS[:, start:end], past_kv_cache=our_cache)
         torch.testing.assert_close(logits, expected_logits, **CLOSE)
-        assert cache["pattern", 0].shape == (2, 4, end - start, end)
+        assert cache["pattern", 0].shape == (2, ours.cfg.n_heads, end - start, end)
         assert set(cache) == set(expected.keys())
         for name in cache:
             torch.testing.assert_close(cache[name], expected[name], **CLOSE, msg=lambda m, name=name: f"{name}: {m}")
@@ -219,3 +219,9 @@ def test_errors_say_what_is_wrong():
     model(TOKENS, past_kv_cache=cache, stop_at_layer=1)
     with pytest.raises(ValueError, match=r"Layer 1 .* holds 0 positions.*as a whole 12"):
         model(TOKENS, past_kv_cache=cache)
+
+
+def test_a_bidirectional_model_has_nothing_to_continue():
+    _, ours = pair(GPT2_LIKE | dict(attention_dir="bidirectional"))
+    with pytest.raises(ValueError, match="causal"):
+        ours(TOKENS, past_kv_cache=empty(ours))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.engine.oracle import CONFIGS, GPT2_LIKE, LLAMA_LIKE, pair, weights_of
-from tl_widgets.loading import process_
+from tests.engine.oracle import CONFIGS, GPT2_LIKE, LLAMA_LIKE, pair
 from tl_widgets.math import Slice
 
 TOKENS = torch.randint(0, 50, (2, 10), generator=torch.Generator().manual_seed(0))
@@ -80,39 +79,3 @@ def test_pos_slice(config, pos_slice):
             torch.testing.assert_close(cache[name], expected)
             continue
         torch.testing.assert_close(cache[name], their_cache[name], **CLOSE, msg=lambda m, name=name: f"{name}: {m}")
-
-
-PROCESSABLE = {
-    name: config for name, config in CONFIGS.items() if config.get("normalization_type", "LN") in ("LN", "RMS")
-}
-
-
-@pytest.mark.parametrize("config", PROCESSABLE.values(), ids=PROCESSABLE.keys())
-def test_processing_keeps_log_probabilities_and_agrees_weight_by_weight(config):
-    theirs, ours = pair(config)
-    before = ours(TOKENS).log_softmax(-1)
-    capped = config.get("output_logits_soft_cap", -1) > 0
-    is_rms = config.get("normalization_type") == "RMS"
-    steps = dict(fold_ln=True, center_writing_weights=not is_rms, center_unembed=not capped, fold_value_biases=True)
-    process_(ours, **steps)
-    torch.testing.assert_close(ours(TOKENS).log_softmax(-1), before, **CLOSE)
-    theirs.load_and_process_state_dict(theirs.state_dict(), **steps)
-    expected = weights_of(theirs)
-    for name, weight in ours.state_dict().items():
-        torch.testing.assert_close(weight, expected[name], **CLOSE, msg=lambda m, name=name: f"{name}: {m}")
-
-
-@pytest.mark.parametrize(
-    "config, wanted, reason",
-    [
-        (LLAMA_LIKE, "center_writing_weights", "only LayerNorm"),
-        (GPT2_LIKE | dict(output_logits_soft_cap=3.0), "center_unembed", "soft cap"),
-        (GPT2_LIKE | dict(gated_mlp=True), "fold_ln", "gated MLP"),
-    ],
-)
-def test_a_step_that_would_not_be_exact_is_left_out_with_a_warning(config, wanted, reason):
-    _, ours = pair(config)
-    before = ours(TOKENS).log_softmax(-1)
-    with pytest.warns(UserWarning, match=f"{wanted}.*{reason}"):
-        process_(ours, **{wanted: True})
-    torch.testing.assert_close(ours(TOKENS).log_softmax(-1), before, **CLOSE)

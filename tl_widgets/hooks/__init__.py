@@ -4,7 +4,16 @@ A hook is ``fn(activation, hook=hook_point)``: a returned tensor replaces the ac
 in-place edit counts either way).
 """
 
-from tl_widgets.hooks.point import HookFunction, HookPoint, has_torch_hooks, is_watched
+from tl_widgets.hooks.point import HookFunction, HookPoint, has_torch_hooks, is_watched, may_edit
 from tl_widgets.hooks.root_module import HookedRootModule, NamedHook, NamesFilter
 
-__all__ = ["HookFunction", "HookPoint", "HookedRootModule", "NamedHook", "NamesFilter", "has_torch_hooks", "is_watched"]
+__all__ = [
+    "HookFunction",
+    "HookPoint",
+    "HookedRootModule",
+    "NamedHook",
+    "NamesFilter",
+    "has_torch_hooks",
+    "is_watched",
+    "may_edit",
+]

@@ -191,6 +191,14 @@ def is_watched(point: nn.Module) -> bool:
     return type(point) is not HookPoint or bool(point.fwd_hooks) or bool(point.bwd_hooks) or has_torch_hooks(point)
 
 
+def may_edit(point: nn.Module) -> bool:
+    """Whether anybody at `point` may change the activation: a hook that does not only record it."""
+    if type(point) is not HookPoint or has_torch_hooks(point):
+        return True
+    owners = (getattr(hook.fn, "__self__", None) for hook in point.fwd_hooks)
+    return not all(getattr(owner, "only_records", False) for owner in owners)
+
+
 def has_torch_hooks(module: nn.Module) -> bool:
     """Whether anybody has hooked `module` through torch itself."""
     return bool(

@@ -28,6 +28,8 @@ class Recorder:
         that passes on the same tensor, the model's inputs (`stay_apart_from`) and its output (`part_from`).
     """
 
+    only_records = True  # see `may_edit`
+
     def __init__(
         self,
         cache: dict[str, Tensor],

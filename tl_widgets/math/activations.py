@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 # The tanh approximation, under the two names by which the field knows it.
 gelu_new = partial(F.gelu, approximate="tanh")
@@ -24,6 +25,35 @@ def solu(input: Tensor) -> Tensor:
     return input * F.softmax(input, dim=-1)
 
 
+def relu2(x: Tensor) -> Tensor:
+    """``relu(x) ** 2`` (https://arxiv.org/abs/2109.08668)."""
+    return F.relu(x).square()
+
+
+# The published starting point: slopes of 0.8 on either side of zero.
+_XIELU_START = {"alpha_p": math.log(math.expm1(0.8)), "alpha_n": math.log(math.expm1(0.8 - 0.5))}
+
+
+class XIELU(nn.Module):
+    """Expanded integral of the ELU, with two trainable slopes (https://arxiv.org/abs/2411.13010)."""
+
+    beta: Tensor
+    eps: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha_p = nn.Parameter(torch.tensor(_XIELU_START["alpha_p"]))
+        self.alpha_n = nn.Parameter(torch.tensor(_XIELU_START["alpha_n"]))
+        self.register_buffer("beta", torch.tensor(0.5))
+        self.register_buffer("eps", torch.tensor(-1e-6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        above = F.softplus(self.alpha_p) * x.square()
+        below = (self.beta + F.softplus(self.alpha_n)) * (torch.expm1(torch.minimum(x, self.eps)) - x)
+        return torch.where(x > 0, above, below) + self.beta * x
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
@@ -33,4 +63,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "quick_gelu": quick_gelu,
     "silu": F.silu,
     "solu": solu,
+    "solu_ln": solu,  # its LayerNorm is a module of the MLP, with hook points of its own
+    "relu2": relu2,
+    "xielu": XIELU(),  # its slopes are weights: each MLP makes one of its own
 }

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.errors import BadInput
-from tl_widgets.hooks import HookPoint, is_watched
+from tl_widgets.hooks import HookPoint, is_watched, may_edit
 from tl_widgets.math import FactoredMatrix
 from tl_widgets.network import weights
 from tl_widgets.network.masking import AttentionMask
+from tl_widgets.network.norm import RMSNorm
 from tl_widgets.network.rotary import Rotary
 
 
@@ -52,6 +53,11 @@ class AbstractAttention(nn.Module):
         self.W_O = weights.out_of_heads(cfg)
         self.b_Q = weights.zeros(cfg, cfg.n_heads, cfg.d_head)
         self.b_O = weights.zeros(cfg, cfg.d_model)
+        if cfg.use_attention_sinks:
+            self.sinks = weights.zeros(cfg, cfg.n_heads)  # each head's score for attending to nothing
+        if cfg.use_qk_norm:
+            self.q_norm = RMSNorm(cfg, cfg.d_head)
+            self.k_norm = RMSNorm(cfg, cfg.d_head)
 
         self.hook_q = HookPoint()  # [batch, pos, head, d_head]
         self.hook_k = HookPoint()  # [batch, pos, kv_head, d_head]
@@ -59,6 +65,8 @@ class AbstractAttention(nn.Module):
         if rotary is not None:
             self.hook_rot_q = HookPoint()
             self.hook_rot_k = HookPoint()
+        if cfg.positional_embedding_type == "shortformer":
+            self.hook_attn_input = HookPoint()  # known to the field, and never reached
         self.hook_attn_scores = HookPoint()  # [batch, head, query_pos, key_pos]
         self.hook_pattern = HookPoint()  # [batch, head, query_pos, key_pos]
         self.hook_z = HookPoint()  # [batch, pos, head, d_head]
@@ -88,6 +96,16 @@ class AbstractAttention(nn.Module):
         """``[n_ctx, rotary_dim]``."""
         return self._tables().cos
 
+    @property
+    def mask(self) -> Tensor:
+        """``[n_ctx, n_ctx]``, True where a query (row) may attend to a key (column); made anew when read."""
+        return AttentionMask(self.cfg, self.cfg.n_ctx, self.W_Q.device).allowed(self.is_local)[0, 0]
+
+    @property
+    def IGNORE(self) -> Tensor:
+        """The score of a key that a query may not attend to."""
+        return torch.tensor(-math.inf, dtype=self.cfg.dtype, device=self.W_Q.device)
+
     def _tables(self) -> Rotary:
         (rotary,) = self._rotary
         if rotary is None:
@@ -101,8 +119,12 @@ class AbstractAttention(nn.Module):
         """
         W_K, b_K, W_V, b_V = self._key_value_parameters()
         q = self.hook_q(_into_heads(query_input, self.W_Q, self.b_Q))
-        k = self.hook_k(_into_heads(key_input, W_K, b_K))
-        v = self.hook_v(_into_heads(value_input, W_V, b_V))
+        k = self.hook_k(self._as_hooked(_into_heads(key_input, W_K, b_K)))
+        v = self.hook_v(self._as_hooked(_into_heads(value_input, W_V, b_V)))
+        if self.cfg.use_qk_norm:
+            q, k = _by_vector(self.q_norm, q), _by_vector(self.k_norm, k)
+        if self.cfg.clip_qkv is not None:
+            q, k, v = (x.clamp(-self.cfg.clip_qkv, self.cfg.clip_qkv) for x in (q, k, v))
         (rotary,) = self._rotary
         if rotary is not None:
             q = self.hook_rot_q(rotary(q, mask.positions))
@@ -118,7 +140,7 @@ class AbstractAttention(nn.Module):
             z = self._attend_in_steps(q, k, v, mask)
         else:
             z = self._attend_fused(q, k, v, mask)
-        return self._write(self.hook_z(z.transpose(1, 2)))
+        return self._write(self.hook_z(_editable(self.hook_z, z.transpose(1, 2))))
 
     def _continue(self, mask: AttentionMask, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the past before those of this pass, ``[batch, key_pos, kv_head, d_head]``."""
@@ -132,7 +154,12 @@ class AbstractAttention(nn.Module):
         return k, v
 
     def _pattern_is_needed(self) -> bool:
-        return is_watched(self.hook_attn_scores) or is_watched(self.hook_pattern) or self.cfg.attn_scores_soft_cap > 0
+        return (
+            is_watched(self.hook_attn_scores)
+            or is_watched(self.hook_pattern)
+            or self.cfg.attn_scores_soft_cap > 0
+            or self.cfg.use_attention_sinks
+        )
 
     def _score_scale(self) -> float:
         scale = self.cfg.attn_scale if self.cfg.use_attn_scale else 1.0
@@ -144,9 +171,9 @@ class AbstractAttention(nn.Module):
         """``[batch, head, pos, d_head]``, without ever forming scores or patterns."""
         if mask.is_everything(self.is_local):
             # One query a head: heads that share keys stand in as the queries of one head, and nothing is repeated.
-            by_group = q.view(q.shape[0], k.shape[1], -1, q.shape[-1])
+            by_group = q.reshape(q.shape[0], k.shape[1], -1, q.shape[-1])
             z = F.scaled_dot_product_attention(by_group, k, v, scale=self._score_scale())
-            return z.view(q.shape)
+            return z.reshape(q.shape)
         k, v = self._for_every_head(k), self._for_every_head(v)
         plain = mask.is_plain_causal(self.is_local)
         allowed, without_keys = None, None
@@ -154,6 +181,9 @@ class AbstractAttention(nn.Module):
             allowed, without_keys = mask.allowed(self.is_local), mask.without_keys(self.is_local)
             if without_keys is not None:
                 allowed = allowed | without_keys  # a softmax over nothing is not defined; set to zero below
+            bias = mask.score_bias(q.dtype)
+            if bias is not None:
+                allowed = bias.masked_fill(~allowed, -math.inf)
         z = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=plain, scale=self._score_scale())
         return z if without_keys is None else z.masked_fill(without_keys, 0.0)
 
@@ -163,13 +193,29 @@ class AbstractAttention(nn.Module):
         scores = (q * self._score_scale()) @ k.transpose(-2, -1)
         if self.cfg.attn_scores_soft_cap > 0:
             scores = self.cfg.attn_scores_soft_cap * torch.tanh(scores / self.cfg.attn_scores_soft_cap)
+        bias = mask.score_bias(scores.dtype)
+        if bias is not None:
+            scores = scores + bias
         scores = scores.masked_fill(~mask.allowed(self.is_local), -math.inf)
         scores = self.hook_attn_scores(scores)
-        pattern = F.softmax(scores, dim=-1)
-        if mask.tokens_mask is not None:
-            pattern = pattern.nan_to_num(0.0)  # a query without keys attends to nothing
-        pattern = self.hook_pattern(pattern)
+        pattern = self._pattern(scores)
+        if mask.tokens_mask is not None or is_watched(self.hook_attn_scores):
+            # A query without keys, for padding's sake or a hook's, attends to nothing; other NaNs are to be seen.
+            pattern = pattern.masked_fill((scores == -math.inf).all(-1, keepdim=True), 0.0)
+        pattern = self.hook_pattern(_editable(self.hook_pattern, pattern))
         return pattern.to(v.dtype) @ v
+
+    def _pattern(self, scores: Tensor) -> Tensor:
+        """``[batch, head, query_pos, key_pos]``; rows sum to one, or to less where a sink takes its share."""
+        if not self.cfg.use_attention_sinks:
+            return F.softmax(scores, dim=-1)
+        sinks = self.sinks[None, :, None, None].expand(*scores.shape[:-1], 1)
+        return F.softmax(torch.cat([scores, sinks], dim=-1), dim=-1)[..., :-1]
+
+    def _as_hooked(self, keys_or_values: Tensor) -> Tensor:
+        """``[batch, pos, kv_head, d_head]``, once for each head when ungrouped."""
+        repeats = self.cfg.n_kv_hooked // keys_or_values.shape[2]
+        return keys_or_values if repeats == 1 else keys_or_values.repeat_interleave(repeats, dim=2)
 
     def _for_every_head(self, keys_or_values: Tensor) -> Tensor:
         """``[batch, kv_head, pos, d_head]`` -> ``[batch, head, pos, d_head]``."""
@@ -185,13 +231,27 @@ class AbstractAttention(nn.Module):
         return F.linear(z.flatten(2), weights.as_linear_out_of_heads(self.W_O), self.b_O)
 
 
+def _editable(point: HookPoint, x: Tensor) -> Tensor:
+    """Return `x`, or a copy where a hook may edit in place what the operation before keeps for its gradient."""
+    return x.clone() if x.requires_grad and may_edit(point) else x
+
+
 def _into_heads(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``[batch, pos, (head,) d_model]`` -> ``[batch, pos, head, d_head]``."""
     if x.ndim == 3:
         flat = F.linear(x, weights.as_linear_into_heads(weight), bias.flatten())
         return flat.unflatten(-1, bias.shape)
-    by_head = x.flatten(0, 1).transpose(0, 1) @ weight  # [head, batch * pos, d_head]
-    return by_head.transpose(0, 1).unflatten(0, x.shape[:2]) + bias
+    heads, group = weight.shape[0], x.shape[2] // weight.shape[0]
+    by_head = x.flatten(0, 1).transpose(0, 1)  # [head, batch * pos, d_model]
+    if group > 1:  # each head reads an input of its own, but its group shares the weights
+        by_head = by_head.reshape(heads, -1, x.shape[-1])
+    by_head = (by_head @ weight + bias[:, None]).reshape(x.shape[2], -1, weight.shape[-1])
+    return by_head.transpose(0, 1).unflatten(0, x.shape[:2])
+
+
+def _by_vector(norm: nn.Module, x: Tensor) -> Tensor:
+    """Norm each head's vector; the norm's hook points see ``[batch * pos * head, d_head]``."""
+    return norm(x.reshape(-1, x.shape[-1])).view(x.shape)
 
 
 class Attention(AbstractAttention):

@@ -9,7 +9,7 @@ from tl_widgets.hooks import HookPoint, is_watched
 from tl_widgets.network.attention import build_attention
 from tl_widgets.network.masking import AttentionMask
 from tl_widgets.network.mlp import build_mlp
-from tl_widgets.network.norm import build_norm
+from tl_widgets.network.norm import build_norm, build_post_norm
 from tl_widgets.network.rotary import Rotary
 
 
@@ -27,6 +27,8 @@ class TransformerBlock(nn.Module):
         self.hook_v_input = HookPoint()
         self.ln1 = build_norm(cfg)
         self.attn = build_attention(cfg, block_index, rotary)
+        if cfg.use_normalization_before_and_after:
+            self.ln1_post = build_post_norm(cfg)
         self.hook_attn_out = HookPoint()
         if not cfg.attn_only:
             if not cfg.parallel_attn_mlp:
@@ -34,13 +36,18 @@ class TransformerBlock(nn.Module):
             self.hook_mlp_in = HookPoint()  # optional
             self.ln2 = build_norm(cfg)
             self.mlp = build_mlp(cfg)
+            if cfg.use_normalization_before_and_after:
+                self.ln2_post = build_post_norm(cfg)
             self.hook_mlp_out = HookPoint()
         self.hook_resid_post = HookPoint()
 
     def forward(self, resid_pre: Tensor, mask: AttentionMask) -> Tensor:
         """Run the block."""
         resid_pre = self.hook_resid_pre(resid_pre)
-        attn_out = self.hook_attn_out(self._attention(resid_pre, mask))
+        attn_out = self._attention(resid_pre, mask)
+        if self.cfg.use_normalization_before_and_after:
+            attn_out = self.ln1_post(attn_out)
+        attn_out = self.hook_attn_out(attn_out)
         if self.cfg.attn_only:
             resid_post = resid_pre + attn_out
         elif self.cfg.parallel_attn_mlp:
@@ -57,18 +64,28 @@ class TransformerBlock(nn.Module):
         split = (self.hook_q_input, self.hook_k_input, self.hook_v_input)
         if not (self.cfg.use_split_qkv_input or any(is_watched(point) for point in split)):
             normalized = self.ln1(attn_in)
-            return self.attn(normalized, normalized, normalized, mask)
-        inputs = [
+            with_positions = _plus_positions(normalized, mask)
+            return self.attn(with_positions, with_positions, normalized, mask)
+        n_kv = self.cfg.n_kv_hooked
+        query, key, value = (
             self.ln1(point(_for_each_head(attn_in, n_heads)))
-            for point, n_heads in zip(split, (self.cfg.n_heads, self.cfg.n_kv_heads, self.cfg.n_kv_heads), strict=True)
-        ]
-        return self.attn(*inputs, mask)
+            for point, n_heads in zip(split, (self.cfg.n_heads, n_kv, n_kv), strict=True)
+        )
+        return self.attn(_plus_positions(query, mask), _plus_positions(key, mask), value, mask)
 
     def _mlp(self, resid: Tensor) -> Tensor:
         if self.cfg.use_hook_mlp_in or is_watched(self.hook_mlp_in):
             # A copy, so that an edit in place reaches the MLP alone and not the residual stream.
             resid = self.hook_mlp_in(resid.clone())
-        return self.mlp(self.ln2(resid))
+        written = self.mlp(self.ln2(resid))
+        return self.ln2_post(written) if self.cfg.use_normalization_before_and_after else written
+
+
+def _plus_positions(x: Tensor, mask: AttentionMask) -> Tensor:
+    """``[batch, pos, (head,) d_model]``; under shortformer positions join what queries and keys read, only there."""
+    if mask.pos_embed is None:
+        return x
+    return x + (mask.pos_embed if x.ndim == 3 else mask.pos_embed[:, :, None])
 
 
 def _for_each_head(x: Tensor, n_heads: int) -> Tensor:

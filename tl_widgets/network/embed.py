@@ -8,19 +8,23 @@ from torch import Tensor, nn
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.hooks import HookPoint
 from tl_widgets.network import weights
+from tl_widgets.network.norm import LayerNorm
 
 
 class Embed(nn.Module):
-    """Token embedding, `W_E` ``[d_vocab, d_model]``."""
+    """Token embedding, `W_E` ``[d_vocab, d_model]``, and a LayerNorm behind it where ``cfg.post_embedding_ln``."""
 
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__()
         self.cfg = cfg
         self.W_E = weights.parameter(weights.empty(cfg, cfg.d_vocab, cfg.d_model))
+        if cfg.post_embedding_ln:
+            self.ln = LayerNorm(cfg)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``[batch, pos]`` -> ``[batch, pos, d_model]``."""
-        return F.embedding(tokens, self.W_E)
+        embedded = F.embedding(tokens, self.W_E)
+        return self.ln(embedded) if self.cfg.post_embedding_ln else embedded
 
 
 class PosEmbed(nn.Module):

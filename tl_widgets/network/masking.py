@@ -49,6 +49,8 @@ class AttentionMask:
         ``[batch or 1, query_pos]``: each token's position, counted over real tokens.
     key_positions
         ``[batch or 1, key_pos]``: the same of what queries look at, the past included.
+    pos_embed
+        ``[batch or 1, pos, d_model]``, what queries and keys read beside the residual stream under shortformer.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class AttentionMask:
         else:
             self.key_positions = (self.tokens_mask.long().cumsum(-1) - 1).clamp(min=0)
         self.positions = self.key_positions[:, n_past:]
+        self.pos_embed: Tensor | None = None
         self._allowed: dict[bool, Tensor] = {}
+        self._bias: Tensor | None = None
 
     def to(self, device: torch.device) -> AttentionMask:
         """Return the same on another device."""
@@ -88,7 +92,20 @@ class AttentionMask:
     def _is_unrestricted(self, is_local: bool) -> bool:
         """Whether neither padding nor a window forbids anything."""
         window = self.cfg.window_size if is_local else None
-        return self.tokens_mask is None and (window is None or window >= self.n_past + self.n_pos)
+        return (
+            self.cfg.positional_embedding_type != "alibi"
+            and self.tokens_mask is None
+            and (window is None or window >= self.n_past + self.n_pos)
+        )
+
+    def score_bias(self, dtype: torch.dtype) -> Tensor | None:
+        """What positions add to scores, ``[batch or 1, head, query_pos, key_pos]``; None but for ALiBi."""
+        if self.cfg.positional_embedding_type != "alibi":
+            return None
+        if self._bias is None:
+            distance = (self.positions[:, None, :, None] - self.key_positions[:, None, None, :]).clamp(min=0)
+            self._bias = -(alibi_slopes(self.cfg.n_heads, self.device)[:, None, None] * distance).to(dtype)
+        return self._bias
 
     def allowed(self, is_local: bool) -> Tensor:
         """``[batch or 1, 1, query_pos, key_pos]``, True where the query may attend to the key."""
@@ -111,3 +128,8 @@ class AttentionMask:
     def without_keys(self, is_local: bool) -> Tensor | None:
         """``[batch, 1, query_pos, 1]``, True for a query that may attend to nothing (padding before the text)."""
         return None if self.tokens_mask is None else ~self.allowed(is_local).any(-1, keepdim=True)
+
+
+def alibi_slopes(n_heads: int, device: torch.device | None = None) -> Tensor:
+    """How fast each head's scores fall with distance, ``[n_heads]`` (ALiBi, https://arxiv.org/abs/2108.12409)."""
+    return 2.0 ** (-8.0 * torch.arange(1, n_heads + 1, device=device) / n_heads)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +16,7 @@ from tl_widgets.network.embed import Embed, PosEmbed, Unembed
 from tl_widgets.network.init import init_weights_
 from tl_widgets.network.masking import AttentionMask, Past
 from tl_widgets.network.norm import build_norm
-from tl_widgets.network.rotary import Rotary
+from tl_widgets.network.rotary import Rotary, has_local_tables
 from tl_widgets.network.stacked import StackedWeights
 
 # Activations that are only formed when asked for: by their flag in the config, or by a hook.
@@ -29,6 +32,8 @@ OPTIONAL_POINTS = {
 
 # Where the modules of a model come from that nobody has changed.
 _OURS = ("tl_widgets.", "torch.nn.")
+# What the field's state dicts carry beside weights; here it is worked out from the config.
+NOT_WEIGHTS = ("mask", "IGNORE", "rotary_sin", "rotary_cos")
 
 
 class Network(StackedWeights, HookedRootModule):
@@ -42,16 +47,22 @@ class Network(StackedWeights, HookedRootModule):
         self.hook_tokens = HookPoint()  # [batch, pos], optional
         self.embed = Embed(cfg)
         self.hook_embed = HookPoint()  # [batch, pos, d_model]
-        if cfg.positional_embedding_type == "standard":
+        if cfg.positional_embedding_type in ("standard", "shortformer"):
             self.pos_embed = PosEmbed(cfg)
             self.hook_pos_embed = HookPoint()  # [batch, pos, d_model]
         self.rotary = Rotary(cfg) if cfg.positional_embedding_type == "rotary" else None
-        self.blocks = nn.ModuleList(TransformerBlock(cfg, i, self.rotary) for i in range(cfg.n_layers))
+        self.rotary_local = Rotary(cfg, is_local=True) if self.rotary is not None and has_local_tables(cfg) else None
+        self.blocks = nn.ModuleList(TransformerBlock(cfg, i, self._tables_of(i)) for i in range(cfg.n_layers))
         self.ln_final = build_norm(cfg)
         self.unembed = Unembed(cfg)
         if cfg.init_weights:
             self.init_weights()
         self.setup()
+
+    def _tables_of(self, layer: int) -> Rotary | None:
+        """Local layers may turn at another pace."""
+        is_local = self.cfg.use_local_attn and (self.cfg.attn_types or [])[layer] == "local"
+        return self.rotary_local if is_local and self.rotary_local is not None else self.rotary
 
     def init_weights(self) -> None:
         """Random weights, as ``cfg.init_mode`` says; biases zero, gains one."""
@@ -60,6 +71,47 @@ class Network(StackedWeights, HookedRootModule):
     def _is_switched_off(self, point: HookPoint) -> bool:
         flag = OPTIONAL_POINTS.get((point.name or "").rsplit(".", 1)[-1])
         return flag is not None and not getattr(self.cfg, flag)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Copy weights in by name; the tables that the field's saved models carry beside weights are passed over."""
+        passed_over = [] if hasattr(self, "pos_embed") else ["pos_embed.W_pos"]  # ALiBi models carry one, never read
+        weights = {
+            name: tensor
+            for name, tensor in state_dict.items()
+            if name not in passed_over and name.rsplit(".", 1)[-1] not in NOT_WEIGHTS
+        }
+        return super().load_state_dict(weights, strict, assign)
+
+    # Optional activations
+
+    def set_use_attn_result(self, use_attn_result: bool) -> None:
+        """Whether each head's output, ``attn.hook_result`` ``[batch, pos, head, d_model]``, is always computed."""
+        self.cfg.use_attn_result = use_attn_result
+
+    def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
+        """Whether queries, keys and values read inputs of their own, ``hook_q_input``, ..., one for each head."""
+        self.cfg.use_split_qkv_input = use_split_qkv_input
+
+    def set_use_attn_in(self, use_attn_in: bool) -> None:
+        """Whether each head reads an input of its own, ``hook_attn_in``; refused with grouped-query attention."""
+        if use_attn_in and self.cfg.n_key_value_heads is not None:
+            raise BadInput(
+                "hook_attn_in has one input for each head, but under grouped-query attention heads share keys and "
+                "values: use set_use_split_qkv_input(True)."
+            )
+        self.cfg.use_attn_in = use_attn_in
+
+    def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:
+        """Whether the MLP reads an input of its own, ``hook_mlp_in``; refused where there is no MLP."""
+        if use_hook_mlp_in and self.cfg.attn_only:
+            raise BadInput("hook_mlp_in is an MLP's input, and this model is attention-only.")
+        self.cfg.use_hook_mlp_in = use_hook_mlp_in
+
+    def set_ungroup_grouped_query_attention(self, ungroup_grouped_query_attention: bool) -> None:
+        """Whether hooks see keys and values once for each head under grouped-query attention, not once a group."""
+        self.cfg.ungroup_grouped_query_attention = ungroup_grouped_query_attention
+
+    # Running
 
     def _keeps_to_itself(self) -> bool:
         # Nothing in this package edits an activation in place; hooks and modules of others may.
@@ -81,6 +133,8 @@ class Network(StackedWeights, HookedRootModule):
         return AttentionMask(self.cfg, residual_or_tokens.shape[1], residual_or_tokens.device, tokens_mask)
 
     def _mask_after(self, past: Past, residual_or_tokens: Tensor, tokens_mask: Tensor | None) -> AttentionMask:
+        if self.cfg.attention_dir != "causal":
+            raise BadInput("Only a causal model can go on from a cache: here earlier tokens see later ones.")
         batch, n_pos = residual_or_tokens.shape[:2]
         before = past.previous_attention_mask
         n_past, n_ctx = before.shape[1], self.cfg.n_ctx
@@ -101,12 +155,18 @@ class Network(StackedWeights, HookedRootModule):
 
     def add_positions(self, embed: Tensor, mask: AttentionMask) -> Tensor:
         """Embedded tokens ``[batch, pos, d_model]`` -> the residual stream that enters the first block."""
-        if self.cfg.positional_embedding_type != "standard":
+        if self.cfg.positional_embedding_type not in ("standard", "shortformer"):
             return embed
-        return embed + self.hook_pos_embed(self.pos_embed(mask.positions.expand(embed.shape[0], -1)))
+        pos_embed = self.hook_pos_embed(self.pos_embed(mask.positions.expand(embed.shape[0], -1)))
+        if self.cfg.positional_embedding_type == "standard":
+            return embed + pos_embed
+        mask.pos_embed = pos_embed
+        return embed
 
     def run_blocks(self, residual: Tensor, mask: AttentionMask, start: int, stop: int) -> Tensor:
         """Residual stream ``[batch, pos, d_model]`` through the blocks `start` to `stop` - 1."""
+        if self.cfg.positional_embedding_type == "shortformer" and mask.pos_embed is None:
+            mask.pos_embed = self.pos_embed(mask.positions)  # a run that starts at a later layer
         for block in self.blocks[start:stop]:
             if self.cfg.n_devices > 1:
                 residual, mask = _on_device_of(block, residual, mask)

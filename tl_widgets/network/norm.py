@@ -57,10 +57,10 @@ class LayerNormPre(_Norm):
 class LayerNorm(_Norm):
     """Centre, divide by the standard deviation; then gain `w` and bias `b`, ``[d_model]``, behind `hook_normalized`."""
 
-    def __init__(self, cfg: HookedTransformerConfig) -> None:
+    def __init__(self, cfg: HookedTransformerConfig, width: int | None = None) -> None:
         super().__init__(cfg)
-        self.w = weights.ones(cfg, cfg.d_model)
-        self.b = weights.zeros(cfg, cfg.d_model)
+        self.w = weights.ones(cfg, width or cfg.d_model)
+        self.b = weights.zeros(cfg, width or cfg.d_model)
 
     def _fused(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], self.w, self.b, self.eps)
@@ -84,9 +84,9 @@ class RMSNormPre(_Norm):
 class RMSNorm(_Norm):
     """Divide by the root mean square; then the gain `w`, ``[d_model]``, behind `hook_normalized`."""
 
-    def __init__(self, cfg: HookedTransformerConfig) -> None:
+    def __init__(self, cfg: HookedTransformerConfig, width: int | None = None) -> None:
         super().__init__(cfg)
-        self.w = weights.ones(cfg, cfg.d_model)
+        self.w = weights.ones(cfg, width or cfg.d_model)
 
     def _fused(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], self.w, self.eps)
@@ -101,3 +101,8 @@ NORMS: dict[str, type[_Norm]] = {"LN": LayerNorm, "LNPre": LayerNormPre, "RMS": 
 def build_norm(cfg: HookedTransformerConfig) -> nn.Module:
     """Return the norm that `cfg` names; None is the identity."""
     return nn.Identity() if cfg.normalization_type is None else NORMS[cfg.normalization_type](cfg)
+
+
+def build_post_norm(cfg: HookedTransformerConfig) -> nn.Module:
+    """Return the norm behind a sublayer: no linear map follows it, so that it keeps its gain under folding."""
+    return nn.Identity() if cfg.normalization_type is None else NORMS[cfg.normalization_type.removesuffix("Pre")](cfg)

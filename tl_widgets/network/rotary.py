@@ -16,16 +16,17 @@ class Rotary(nn.Module):
     sin: Tensor
     cos: Tensor
 
-    def __init__(self, cfg: HookedTransformerConfig) -> None:
+    def __init__(self, cfg: HookedTransformerConfig, is_local: bool = False) -> None:
         super().__init__()
         self.cfg = cfg
         # Tables are cheap to make and not weights: they stay out of state dicts.
         positions = torch.arange(cfg.n_ctx, dtype=torch.float32, device=cfg.device)
-        angles = positions[:, None] * frequencies(cfg).to(positions)[None, :]
+        angles = positions[:, None] * frequencies(cfg, is_local).to(positions)[None, :]
         # Each frequency turns one pair of dimensions: neighbours, or dimension i with i + rotary_dim / 2.
         angles = angles.repeat_interleave(2, dim=-1) if cfg.rotary_adjacent_pairs else torch.cat([angles, angles], -1)
-        self.register_buffer("sin", angles.sin().to(cfg.dtype), persistent=False)
-        self.register_buffer("cos", angles.cos().to(cfg.dtype), persistent=False)
+        length = cfg.yarn_attention_factor if _uses_yarn(cfg, is_local) else 1.0
+        self.register_buffer("sin", (length * angles.sin()).to(cfg.dtype), persistent=False)
+        self.register_buffer("cos", (length * angles.cos()).to(cfg.dtype), persistent=False)
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         """Turn `x` ``[batch, pos, head, d_head]`` by its `positions` ``[batch or 1, pos]``."""
@@ -44,14 +45,46 @@ class Rotary(nn.Module):
         return torch.cat([-second, first], dim=-1)
 
 
-def frequencies(cfg: HookedTransformerConfig) -> Tensor:
+def has_local_tables(cfg: HookedTransformerConfig) -> bool:
+    """Whether local layers turn at another pace than global ones."""
+    return cfg.use_local_attn and (
+        cfg.rotary_base_local is not None or (cfg.use_yarn_rope and cfg.yarn_global_attn_only)
+    )
+
+
+def frequencies(cfg: HookedTransformerConfig, is_local: bool = False) -> Tensor:
     """Radians per position of each pair of dimensions, ``[rotary_dim / 2]``, float32."""
     rotary_dim = cfg.rotary_dim or cfg.d_head
     exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32) / rotary_dim
+    if is_local and cfg.rotary_base_local is not None:
+        return 1.0 / (cfg.rotary_base_local**exponents)  # a short window needs no stretching
     plain = 1.0 / (cfg.rotary_base**exponents)
     if cfg.use_NTK_by_parts_rope:
         return _ntk_by_parts(plain, cfg)
+    if _uses_yarn(cfg, is_local):
+        return _yarn(plain, cfg)
     return plain / cfg.rotary_scaling_factor
+
+
+def _uses_yarn(cfg: HookedTransformerConfig, is_local: bool) -> bool:
+    return cfg.use_yarn_rope and not (is_local and (cfg.yarn_global_attn_only or cfg.rotary_base_local is not None))
+
+
+def _yarn(plain: Tensor, cfg: HookedTransformerConfig) -> Tensor:
+    """Slow pairs are slowed by the factor, fast ones kept, those between blended (https://arxiv.org/abs/2309.00071)."""
+    n_pairs, rotary_dim = len(plain), 2 * len(plain)
+
+    def pair_that_turns(times: float) -> float:
+        """Which pair turns that often within the context that the model was first trained on."""
+        wavelength = cfg.yarn_original_max_position_embeddings / (2 * math.pi * times)
+        return rotary_dim * math.log(wavelength) / (2 * math.log(cfg.rotary_base))
+
+    first, last = pair_that_turns(cfg.yarn_beta_fast), pair_that_turns(cfg.yarn_beta_slow)
+    if cfg.yarn_truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, rotary_dim - 1)
+    slowed = ((torch.arange(n_pairs, dtype=torch.float32) - first) / max(last - first, 0.001)).clamp(0, 1)
+    return (1 - slowed) * plain + slowed * plain / cfg.yarn_factor
 
 
 def _ntk_by_parts(plain: Tensor, cfg: HookedTransformerConfig) -> Tensor:

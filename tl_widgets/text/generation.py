@@ -118,7 +118,7 @@ class Continuation:
         self._mask = prompt.mask
         self._cache = (
             HookedTransformerKeyValueCache.init_cache(model.cfg, self.tokens.device, len(self.tokens))
-            if use_past_kv_cache
+            if use_past_kv_cache and model.cfg.attention_dir == "causal"  # else what came before changes too
             else None
         )
 
