@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Iterable, Iterator
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tl_widgets import loading
 from tl_widgets.cache import ActivationCache
-from tl_widgets.config import HookedTransformerConfig, as_dtype
+from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.errors import BadInput, BadType
-from tl_widgets.loading.processing_methods import ProcessingMethods
+from tl_widgets.loading.pretrained import FromPretrained
 from tl_widgets.math import lm_cross_entropy_loss
-from tl_widgets.network.devices import check_devices, place_
+from tl_widgets.network.devices import DeviceMethods, check_devices
 from tl_widgets.network.masking import AttentionMask
-from tl_widgets.text import (
-    HookedTransformerKeyValueCache,
-    Prompt,
-    Text,
-    TokenBatch,
-    check_tokens,
-    generation,
-    is_text,
-    lookup,
-)
+from tl_widgets.text import HookedTransformerKeyValueCache, Prompt, Text, TokenBatch, check_tokens, is_text
+from tl_widgets.text.methods import TextMethods
 
-T = TypeVar("T", bound="HookedTransformer")
 ReturnType = Literal["logits", "loss", "both"]
 
 
@@ -40,7 +28,7 @@ class Output(NamedTuple):
     loss: Tensor
 
 
-class HookedTransformer(ProcessingMethods):
+class HookedTransformer(TextMethods, DeviceMethods, FromPretrained):
     """A transformer with a hook point on every activation, that reads text or tokens.
 
     Parameters
@@ -77,183 +65,6 @@ class HookedTransformer(ProcessingMethods):
         self.text: Text | None = None
         if tokenizer is not None:
             self.set_tokenizer(tokenizer, default_padding_side)
-
-    # Loading
-
-    @classmethod
-    def from_pretrained(
-        cls: type[T],
-        model_name: str,
-        fold_ln: bool = True,
-        center_writing_weights: bool = True,
-        center_unembed: bool = True,
-        refactor_factored_attn_matrices: bool = False,
-        checkpoint_index: int | None = None,
-        checkpoint_value: int | None = None,
-        checkpoint_label: str | None = None,
-        hf_model: Any = None,
-        device: str | torch.device | None = None,
-        n_devices: int = 1,
-        tokenizer: Any = None,
-        move_to_device: bool = True,
-        fold_value_biases: bool = True,
-        default_prepend_bos: bool | None = None,
-        default_padding_side: str | None = None,
-        dtype: str | torch.dtype = torch.float32,
-        first_n_layers: int | None = None,
-        n_ctx: int | None = None,
-        **hub_options: Any,
-    ) -> T:
-        """Load a model's weights and, unless told otherwise, rewrite them so that they are easier to read.
-
-        Parameters
-        ----------
-        model_name
-            One of the field's aliases (``"gpt2-small"``), a hub id, a local directory, or a GGUF file.
-        fold_ln, center_writing_weights, center_unembed, fold_value_biases
-            Processing steps; log-probabilities never change. Writing weights are centred where the norm is LayerNorm,
-            the only one that is blind to it. See `tl_widgets.loading.processing`.
-        refactor_factored_attn_matrices
-            Each head's QK and OV in their singular bases; refused for rotary models, among others.
-        checkpoint_index, checkpoint_value, checkpoint_label
-            Checkpoints of a training run, which this version does not find: a hub's ``revision=`` does.
-        hf_model
-            A transformers model to take the weights from; asks nothing of a network.
-        n_devices
-            Split the layers, in order, over so many CUDA devices.
-        tokenizer
-            In place of the model's own. With `hf_model` and none, the model reads tokens only.
-        default_prepend_bos
-            Whether strings start with BOS unless a call says otherwise.
-        dtype
-            A torch dtype, or ``"float32"``, ``"bf16"``, ...
-        first_n_layers, n_ctx
-            Load only the first layers; set another longest context.
-        hub_options
-            For the hub: ``revision``, ``token``, ``cache_dir``, ``local_files_only``, ...
-
-        Raises
-        ------
-        CannotLoad
-            For an unknown name (the nearest are suggested), an architecture that is not mapped, or broken files.
-        """
-        if (checkpoint_index, checkpoint_value, checkpoint_label) != (None, None, None):
-            raise BadInput("Checkpoints are not found by number here: pass the hub's revision= of the one you want.")
-        source = loading.find_source(model_name, hf_model, **hub_options)
-        overrides = {"device": device, "n_devices": n_devices, "dtype": as_dtype(dtype)}
-        overrides |= {"first_n_layers": first_n_layers, "n_ctx": n_ctx}
-        if default_prepend_bos is not None:
-            overrides["default_prepend_bos"] = default_prepend_bos
-        cfg, family = loading.config_of(source, **overrides)
-        model = cls(cfg, tokenizer or source.load_tokenizer(), move_to_device, default_padding_side)
-        loading.fill_(model, family, source.tensors)
-        loading.process_(
-            model,
-            fold_ln=fold_ln,
-            center_writing_weights=center_writing_weights and cfg.normalization_type == "LN",
-            center_unembed=center_unembed,
-            fold_value_biases=fold_value_biases,
-            refactor_factored_attn_matrices=refactor_factored_attn_matrices,
-        )
-        print(f"Loaded pretrained model {model_name} into {cls.__name__}")
-        return model
-
-    @classmethod
-    def from_pretrained_no_processing(
-        cls: type[T],
-        model_name: str,
-        fold_ln: bool = False,
-        center_writing_weights: bool = False,
-        center_unembed: bool = False,
-        refactor_factored_attn_matrices: bool = False,
-        fold_value_biases: bool = False,
-        dtype: str | torch.dtype = torch.float32,
-        default_prepend_bos: bool | None = None,
-        default_padding_side: str | None = None,
-        **from_pretrained_kwargs: Any,
-    ) -> T:
-        """`from_pretrained` with the weights as they are."""
-        return cls.from_pretrained(
-            model_name,
-            fold_ln=fold_ln,
-            center_writing_weights=center_writing_weights,
-            center_unembed=center_unembed,
-            refactor_factored_attn_matrices=refactor_factored_attn_matrices,
-            fold_value_biases=fold_value_biases,
-            dtype=dtype,
-            default_prepend_bos=default_prepend_bos,
-            default_padding_side=default_padding_side,
-            **from_pretrained_kwargs,
-        )
-
-    # Text
-
-    def set_tokenizer(self, tokenizer: Any, default_padding_side: str | None = None) -> None:
-        """Read text through `tokenizer` from now on."""
-        self.text = Text(tokenizer, self.cfg, default_padding_side)
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer, or None; set one and the model reads through it."""
-        return self.text.tokenizer if self.text else None
-
-    @tokenizer.setter
-    def tokenizer(self, tokenizer: Any) -> None:
-        self.set_tokenizer(tokenizer)
-
-    def _text(self) -> Text:
-        if self.text is None:
-            raise BadInput("This model has no tokenizer: pass tokens, or give it one with set_tokenizer().")
-        return self.text
-
-    def to_tokens(
-        self,
-        input: str | list[str],
-        prepend_bos: bool | None = None,
-        padding_side: str | None = None,
-        move_to_device: bool = True,
-        truncate: bool = True,
-    ) -> Tensor:
-        """Text -> tokens ``[batch, pos]``; BOS first by default, rows padded to one length, cut to the context."""
-        tokens = self._text().encode(input, prepend_bos, padding_side, truncate).tokens
-        return tokens.to(self.embed.W_E.device) if move_to_device else tokens
-
-    def to_string(self, tokens: Any) -> str | list[str]:
-        """Tokens ``[pos]`` -> a string, ``[batch, pos]`` -> a list of strings."""
-        return self._text().decode(tokens)
-
-    def to_str_tokens(
-        self, input: Prompt, prepend_bos: bool | None = None, padding_side: str | None = None
-    ) -> list[str] | list[list[str]]:
-        """Each token of a string (or of ``[pos]`` tokens) as a string; a list of strings gives a list of lists."""
-        return self._text().split(input, prepend_bos, padding_side)
-
-    def to_single_token(self, string: str) -> int:
-        """Return the id of a string that is exactly one token (mind the leading space: ``" Mary"``)."""
-        return self._text().single_token(string)
-
-    def to_single_str_token(self, int_token: int) -> str:
-        """Return the string of one token id."""
-        return self._text().split([int_token])[0]  # type: ignore[return-value]
-
-    def get_token_position(
-        self,
-        single_token: str | int | Tensor,
-        input: Prompt,
-        mode: Literal["first", "last"] = "first",
-        prepend_bos: bool | None = None,
-        padding_side: str | None = None,
-    ) -> int:
-        """Where one token stands in one prompt (mind that BOS is at 0)."""
-        tokens = self.read(input, prepend_bos, padding_side).tokens
-        return lookup.position_of(int(lookup.ids_of(single_token, self.to_single_token)), tokens, mode)
-
-    def tokens_to_residual_directions(self, tokens: Any) -> Tensor:
-        """Columns of W_U, ``[..., d_model]`` for tokens ``[...]``; one token, or a string that is one: ``[d_model]``.
-
-        The residual stream's dot product with a direction is that token's logit, up to the final norm.
-        """
-        return lookup.directions_of(lookup.ids_of(tokens, self.to_single_token), self.W_U)
 
     # Running
 
@@ -442,161 +253,6 @@ class HookedTransformer(ProcessingMethods):
         if mask.shape != shape:
             raise BadInput(f"attention_mask is {list(mask.shape)}, but the input is {list(shape)}.")
         return None if bool((mask == 1).all()) else mask.long()
-
-    # Devices
-
-    def to(self, *args: Any, print_details: bool = False, **kwargs: Any) -> Any:
-        """Move or cast the model as torch's `Module.to` does, and keep `cfg.device` and `cfg.dtype` true.
-
-        Parameters
-        ----------
-        print_details
-            Say what is done.
-        """
-        if print_details:
-            print("Model to", *args, *(f"{name}={value}" for name, value in kwargs.items()))
-        super().to(*args, **kwargs)
-        # From here on the model is where its weights are, which need not be where the config had them.
-        weight = self.embed.W_E
-        self.cfg.dtype = weight.dtype
-        if len({parameter.device for parameter in self.parameters()}) == 1:
-            self.cfg.device, self.cfg.n_devices = str(weight.device), 1
-        return self
-
-    def cuda(self, device: int | torch.device | None = None) -> Any:
-        """Move to a CUDA device: the current one, or this one."""
-        if not torch.cuda.is_available():
-            raise BadInput("This machine has no CUDA device that torch can use: model.cpu() stays on the processor.")
-        return self.to(torch.device("cuda", torch.cuda.current_device()) if device is None else device)
-
-    def cpu(self) -> Any:
-        """Move to the processor."""
-        return self.to("cpu")
-
-    def mps(self) -> Any:
-        """Move to Apple's GPU."""
-        if not torch.backends.mps.is_available():
-            raise BadInput("This machine has no MPS device that torch can use: model.cpu() stays on the processor.")
-        return self.to("mps")
-
-    def move_model_modules_to_device(self) -> None:
-        """Move every part to where `cfg.device` and `cfg.n_devices` say: the layers in order over the devices."""
-        check_devices(self.cfg)
-        place_(self)
-
-    # Generating
-
-    def generate(
-        self,
-        input: Prompt = "",
-        max_new_tokens: int = 10,
-        stop_at_eos: bool = True,
-        eos_token_id: int | Iterable[int] | None = None,
-        do_sample: bool = True,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        temperature: float = 1.0,
-        freq_penalty: float = 0.0,
-        use_past_kv_cache: bool = True,
-        prepend_bos: bool | None = None,
-        padding_side: str | None = None,
-        return_type: str = "input",
-        verbose: bool = True,
-        **generation_kwargs: Any,
-    ) -> Any:
-        """Continue a prompt; hooks are at work all along, and Ctrl-C keeps what was made by then.
-
-        Parameters
-        ----------
-        input
-            Text, a chat, tokens ``[batch, pos]``, or embeddings ``[batch, pos, d_model]`` (without positions). ``""``
-            starts from BOS. Prompts of unequal length are padded on the left unless `padding_side` says otherwise.
-        max_new_tokens
-            At most so many; the end of the context ends it before, with a warning.
-        stop_at_eos, eos_token_id
-            A row that has said EOS (the tokenizer's, or this id, or one of these) is finished and filled up with EOS;
-            generation stops when all rows are.
-        do_sample
-            Draw each token at random; else take the most likely, and the next four arguments count nothing.
-        top_k, top_p, temperature, freq_penalty
-            See `tl_widgets.utils.sample_logits`.
-        use_past_kv_cache
-            Keep keys and values, so that each token runs one position. Hooks then see that one position, after a
-            first run of the whole prompt.
-        return_type
-            ``"input"`` (what was given: text, tokens or embeddings), ``"str"``, ``"tokens"``, ``"embeds"``.
-        verbose
-            Show progress.
-        generation_kwargs
-            Ignored, with a warning: what other libraries' `generate` understands.
-
-        Returns
-        -------
-        str | list[str] | Tensor
-            The prompt and what follows; tokens ``[batch, pos + new]`` (after embeddings: ``[batch, new]``), or
-            embeddings ``[batch, pos + new, d_model]``. One row of text is a string.
-
-        Examples
-        --------
-        >>> model = HookedTransformer(dict(n_layers=2, d_model=16, n_ctx=32, d_head=4, act_fn="gelu", d_vocab=50))
-        >>> model.generate(torch.tensor([[3, 1, 4]]), max_new_tokens=5, stop_at_eos=False, verbose=False).shape
-        torch.Size([1, 8])
-        """
-        for name in generation_kwargs:
-            warnings.warn(f"generate() knows no {name!r} and ignores it.", stacklevel=2)
-        sampling = generation.Sampling(do_sample, top_k, top_p, temperature, freq_penalty)
-        options = generation.Options(
-            max_new_tokens,
-            stop_at_eos,
-            eos_token_id,
-            return_type,
-            use_past_kv_cache,
-            sampling,
-            prepend_bos,
-            padding_side,
-        )
-        return generation.generate(self, input, options, verbose)
-
-    def generate_stream(
-        self,
-        input: Prompt = "",
-        max_new_tokens: int = 10,
-        max_tokens_per_yield: int = 25,
-        stop_at_eos: bool = True,
-        eos_token_id: int | Iterable[int] | None = None,
-        do_sample: bool = True,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        temperature: float = 1.0,
-        freq_penalty: float = 0.0,
-        use_past_kv_cache: bool = True,
-        prepend_bos: bool | None = None,
-        padding_side: str | None = None,
-        return_type: str = "input",
-        verbose: bool = True,
-    ) -> Iterator[Any]:
-        """Continue a prompt as `generate` does, and yield parts as soon as they are there.
-
-        Parameters
-        ----------
-        max_tokens_per_yield
-            A part comes as soon as it holds so many tokens, and what is left comes at the end. The first begins with
-            the prompt.
-        return_type
-            ``"str"`` yields text (a list of strings for several rows), anything else tokens ``[batch, new]``.
-        """
-        sampling = generation.Sampling(do_sample, top_k, top_p, temperature, freq_penalty)
-        options = generation.Options(
-            max_new_tokens,
-            stop_at_eos,
-            eos_token_id,
-            return_type,
-            use_past_kv_cache,
-            sampling,
-            prepend_bos,
-            padding_side,
-        )
-        return generation.generate_stream(self, input, options, max_tokens_per_yield, verbose)
 
     # Caching
 

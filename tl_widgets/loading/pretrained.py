@@ -1,0 +1,126 @@
+"""`from_pretrained`: a model by name, directory, file or object, its weights filled in and processed."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+
+from tl_widgets.config import as_dtype
+from tl_widgets.errors import BadInput
+from tl_widgets.loading.load import config_of, fill_
+from tl_widgets.loading.processing import process_
+from tl_widgets.loading.processing_methods import ProcessingMethods
+from tl_widgets.loading.sources import find_source
+
+T = TypeVar("T", bound="FromPretrained")
+
+
+class FromPretrained(ProcessingMethods):
+    """What loads a model, for a class that is built from a config and a tokenizer."""
+
+    @classmethod
+    def from_pretrained(
+        cls: type[T],
+        model_name: str,
+        fold_ln: bool = True,
+        center_writing_weights: bool = True,
+        center_unembed: bool = True,
+        refactor_factored_attn_matrices: bool = False,
+        checkpoint_index: int | None = None,
+        checkpoint_value: int | None = None,
+        checkpoint_label: str | None = None,
+        hf_model: Any = None,
+        device: str | torch.device | None = None,
+        n_devices: int = 1,
+        tokenizer: Any = None,
+        move_to_device: bool = True,
+        fold_value_biases: bool = True,
+        default_prepend_bos: bool | None = None,
+        default_padding_side: str | None = None,
+        dtype: str | torch.dtype = torch.float32,
+        first_n_layers: int | None = None,
+        n_ctx: int | None = None,
+        **hub_options: Any,
+    ) -> T:
+        """Load a model's weights and, unless told otherwise, rewrite them so that they are easier to read.
+
+        Parameters
+        ----------
+        model_name
+            One of the field's aliases (``"gpt2-small"``), a hub id, a local directory, or a GGUF file.
+        fold_ln, center_writing_weights, center_unembed, fold_value_biases
+            Processing steps; log-probabilities never change. Writing weights are centred where the norm is LayerNorm,
+            the only one that is blind to it. See `tl_widgets.loading.processing`.
+        refactor_factored_attn_matrices
+            Each head's QK and OV in their singular bases; refused for rotary models, among others.
+        checkpoint_index, checkpoint_value, checkpoint_label
+            Checkpoints of a training run, which this version does not find: a hub's ``revision=`` does.
+        hf_model
+            A transformers model to take the weights from; asks nothing of a network.
+        n_devices
+            Split the layers, in order, over so many CUDA devices.
+        tokenizer
+            In place of the model's own. With `hf_model` and none, the model reads tokens only.
+        default_prepend_bos
+            Whether strings start with BOS unless a call says otherwise.
+        dtype
+            A torch dtype, or ``"float32"``, ``"bf16"``, ...
+        first_n_layers, n_ctx
+            Load only the first layers; set another longest context.
+        hub_options
+            For the hub: ``revision``, ``token``, ``cache_dir``, ``local_files_only``, ...
+
+        Raises
+        ------
+        CannotLoad
+            For an unknown name (the nearest are suggested), an architecture that is not mapped, or broken files.
+        """
+        if (checkpoint_index, checkpoint_value, checkpoint_label) != (None, None, None):
+            raise BadInput("Checkpoints are not found by number here: pass the hub's revision= of the one you want.")
+        source = find_source(model_name, hf_model, **hub_options)
+        overrides = {"device": device, "n_devices": n_devices, "dtype": as_dtype(dtype)}
+        overrides |= {"first_n_layers": first_n_layers, "n_ctx": n_ctx}
+        if default_prepend_bos is not None:
+            overrides["default_prepend_bos"] = default_prepend_bos
+        cfg, family = config_of(source, **overrides)
+        model = cls(cfg, tokenizer or source.load_tokenizer(), move_to_device, default_padding_side)  # type: ignore[call-arg]
+        fill_(model, family, source.tensors)
+        process_(
+            model,
+            fold_ln=fold_ln,
+            center_writing_weights=center_writing_weights and cfg.normalization_type == "LN",
+            center_unembed=center_unembed,
+            fold_value_biases=fold_value_biases,
+            refactor_factored_attn_matrices=refactor_factored_attn_matrices,
+        )
+        print(f"Loaded pretrained model {model_name} into {cls.__name__}")
+        return model
+
+    @classmethod
+    def from_pretrained_no_processing(
+        cls: type[T],
+        model_name: str,
+        fold_ln: bool = False,
+        center_writing_weights: bool = False,
+        center_unembed: bool = False,
+        refactor_factored_attn_matrices: bool = False,
+        fold_value_biases: bool = False,
+        dtype: str | torch.dtype = torch.float32,
+        default_prepend_bos: bool | None = None,
+        default_padding_side: str | None = None,
+        **from_pretrained_kwargs: Any,
+    ) -> T:
+        """`from_pretrained` with the weights as they are."""
+        return cls.from_pretrained(
+            model_name,
+            fold_ln=fold_ln,
+            center_writing_weights=center_writing_weights,
+            center_unembed=center_unembed,
+            refactor_factored_attn_matrices=refactor_factored_attn_matrices,
+            fold_value_biases=fold_value_biases,
+            dtype=dtype,
+            default_prepend_bos=default_prepend_bos,
+            default_padding_side=default_padding_side,
+            **from_pretrained_kwargs,
+        )
