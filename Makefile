@@ -52,6 +52,7 @@ notebooks: .venv/.lab js ## run the notebooks and keep what they show
 
 screenshots: browser js ## take the README's pictures anew
 	$(PY) -m pytest tests/browser -k both_themes
+	@mkdir -p docs
 	@for theme in light dark; do cp test-artifacts/explorer-$$theme.png docs/first-look-$$theme.png; done
 
 clean: ## remove all that these targets made

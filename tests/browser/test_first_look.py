@@ -108,6 +108,11 @@ def test_keyboard_walks_the_grid_and_jupyterlab_does_not_hear_it(lab: LabPage, e
     explorer.expect_shown(11, 1)
     lab.page.wait_for_timeout(200)
     assert lab.value("[cache.view.layer, cache.view.head]") == [11, 1]
+    # In command mode these would cut, delete, convert and insert cells.
+    for key in ("x", "m", "a", "d", "d", "j", "1", "Enter"):
+        lab.page.keyboard.press(key)
+    expect(explorer.root).to_be_visible()
+    explorer.expect_shown(11, 1)
     assert lab.page.locator(".jp-Cell").count() == cells_before
     lab.assert_no_console_errors()
 
@@ -165,6 +170,13 @@ def test_a_cell_run_again_frees_the_old_cache(lab: LabPage) -> None:
     assert lab.value("(gc.collect(), first() is None)[1]"), "the cell ran again: nobody shows the first cache"
     assert lab.value("cache.view.model_id in __import__('ipywidgets').widgets.widget._instances")
     lab.assert_no_console_errors()
+
+
+def test_copied_code_names_the_cache_that_is_shown(lab: LabPage) -> None:
+    run = "model.run_with_cache([3, 1, 4, 1, 5])[1]"
+    lab.open(new_notebook(cells=[new_code_cell(SMALL), new_code_cell(f"cache = {run}\nclean = {run}\nclean")]))
+    lab.run_all()
+    expect(Explorer(lab).root).to_contain_text('clean["pattern", ')
 
 
 def test_a_batch_of_hostile_tokens_is_text(lab: LabPage) -> None:
