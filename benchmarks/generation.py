@@ -13,9 +13,8 @@ from functools import partial
 
 import torch
 import transformers
-from timing import rounds
-
-from tl_widgets import HookedTransformer
+from models import ours_and_transformers, the_oracle
+from timing import as_row, rounds
 
 N_NEW = 50
 SHAPES = ((1, 15), (8, 15), (1, 128), (8, 128))
@@ -25,10 +24,8 @@ def main(seconds: float, threads: int) -> None:
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    hf = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
+    ours, hf = ours_and_transformers()
     hf.generation_config.eos_token_id = None
-    ours = HookedTransformer.from_pretrained_no_processing("gpt2", hf_model=hf)
     greedy = dict(do_sample=False, max_new_tokens=N_NEW)
     hooked = greedy | dict(verbose=False, stop_at_eos=False)
 
@@ -41,16 +38,8 @@ def main(seconds: float, threads: int) -> None:
         "ours": partial(ours.generate, **hooked),
         "ours, no cache": partial(ours.generate, use_past_kv_cache=False, **hooked),
     }
-    try:
-        import transformer_lens
-    except ImportError:
-        print("(transformer-lens is not installed: its column is left out)")
-    else:
-        cfg = {name: getattr(ours.cfg, name) for name in ("n_layers", "d_model", "n_heads", "d_head", "d_mlp", "n_ctx")}
-        theirs = transformer_lens.HookedTransformer(
-            transformer_lens.HookedTransformerConfig(**cfg, d_vocab=ours.cfg.d_vocab, act_fn="gelu_new", device="cpu")
-        )
-        theirs.load_state_dict(ours.state_dict(), strict=False)
+    theirs = the_oracle(ours)
+    if theirs is not None:
         # It counts positions twice where there is a cache and no tokenizer (same work for the first tokens, then more).
         contenders["TransformerLens, no cache"] = partial(theirs.generate, use_past_kv_cache=False, **hooked)
 
@@ -61,10 +50,8 @@ def main(seconds: float, threads: int) -> None:
         said = {name: generate(tokens) for name, generate in contenders.items()}
         differing = [name for name, out in said.items() if not torch.equal(out, said["transformers"])]
         medians = rounds({name: partial(f, tokens) for name, f in contenders.items()}, seconds)
-        base = medians["transformers"]
-        row = "".join(f"{1000 * m:>20.1f} ({m / base:6.2f}x)" for m in medians.values())
         note = f"  other tokens: {', '.join(differing)}" if differing else ""
-        print(f"{f'{batch} x {n_tokens}':16}{row}{note}", flush=True)
+        print(f"{f'{batch} x {n_tokens}':16}{as_row(medians)}{note}", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,3 +19,8 @@ def rounds(contenders: dict[str, Callable[[], object]], seconds: float) -> dict[
             call()
             times[name].append(time.perf_counter() - start)
     return {name: statistics.median(each) for name, each in times.items()}
+
+
+def as_row(medians: dict[str, float], base: str = "transformers") -> str:
+    """Milliseconds, and multiples of what `base` takes, in columns of 30."""
+    return "".join(f"{1000 * median:>20.1f} ({median / medians[base]:6.2f}x)" for median in medians.values())

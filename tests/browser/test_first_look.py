@@ -119,12 +119,14 @@ def test_keyboard_walks_the_grid_and_jupyterlab_does_not_hear_it(lab: LabPage, e
 
 def test_hover_previews_and_is_not_sent(lab: LabPage, explorer: Explorer) -> None:
     before = lab.value("[cache.view.layer, cache.view.head]")
+    lab.run("heard = []; cache.view.on_msg(lambda view, message, buffers: heard.append(message))")
     explorer.part("grid").scroll_into_view_if_needed()
     explorer.part("grid").hover(position=explorer.head_at(5, 5))
     expect(explorer.root).to_have_attribute("data-layer", "5")
     expect(explorer.root).to_have_attribute("data-head", "5")
     lab.page.wait_for_timeout(300)
     assert lab.value("[cache.view.layer, cache.view.head]") == before
+    assert lab.value("heard") == []
     lab.page.mouse.move(2, 2)
     explorer.expect_shown(*before)
 

@@ -17,7 +17,7 @@ class Embed(nn.Module):
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        self.W_E = weights.parameter(weights.empty(cfg, cfg.d_vocab, cfg.d_model))
+        self.W_E = nn.Parameter(weights.empty(cfg, cfg.d_vocab, cfg.d_model))
         if cfg.post_embedding_ln:
             self.ln = LayerNorm(cfg)
 
@@ -33,7 +33,7 @@ class PosEmbed(nn.Module):
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        self.W_pos = weights.parameter(weights.empty(cfg, cfg.n_ctx, cfg.d_model))
+        self.W_pos = nn.Parameter(weights.empty(cfg, cfg.n_ctx, cfg.d_model))
 
     def forward(self, positions: Tensor) -> Tensor:
         """``[batch, pos]`` -> ``[batch, pos, d_model]``."""

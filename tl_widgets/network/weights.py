@@ -13,11 +13,6 @@ from torch import Tensor, nn
 from tl_widgets.config import HookedTransformerConfig
 
 
-def parameter(tensor: Tensor) -> nn.Parameter:
-    """Return a parameter that keeps the strides of `tensor`."""
-    return nn.Parameter(tensor)
-
-
 def empty(cfg: HookedTransformerConfig, *shape: int) -> Tensor:
     """Uninitialised memory of the model's dtype, on its device."""
     return torch.empty(*shape, dtype=cfg.dtype, device=cfg.device)
@@ -25,12 +20,12 @@ def empty(cfg: HookedTransformerConfig, *shape: int) -> Tensor:
 
 def zeros(cfg: HookedTransformerConfig, *shape: int) -> nn.Parameter:
     """Return a bias."""
-    return parameter(empty(cfg, *shape).zero_())
+    return nn.Parameter(empty(cfg, *shape).zero_())
 
 
 def ones(cfg: HookedTransformerConfig, *shape: int) -> nn.Parameter:
     """Return a gain."""
-    return parameter(empty(cfg, *shape).fill_(1))
+    return nn.Parameter(empty(cfg, *shape).fill_(1))
 
 
 def matrix(cfg: HookedTransformerConfig, d_in: int, d_out: int) -> nn.Parameter:
@@ -39,17 +34,17 @@ def matrix(cfg: HookedTransformerConfig, d_in: int, d_out: int) -> nn.Parameter:
     Of a product with one or two rows (a token being generated) the processor's libraries read such memory up to 1.6
     times as fast; with more rows there is no telling the two apart.
     """
-    return parameter(empty(cfg, d_in, d_out) if d_out > d_in else empty(cfg, d_out, d_in).T)
+    return nn.Parameter(empty(cfg, d_in, d_out) if d_out > d_in else empty(cfg, d_out, d_in).T)
 
 
 def into_heads(cfg: HookedTransformerConfig, n_heads: int) -> nn.Parameter:
     """``[n_heads, d_model, d_head]``, in memory ``[n_heads, d_head, d_model]``."""
-    return parameter(empty(cfg, n_heads, cfg.d_head, cfg.d_model).transpose(1, 2))
+    return nn.Parameter(empty(cfg, n_heads, cfg.d_head, cfg.d_model).transpose(1, 2))
 
 
 def out_of_heads(cfg: HookedTransformerConfig) -> nn.Parameter:
     """``[n_heads, d_head, d_model]``, in memory ``[d_model, n_heads, d_head]``."""
-    return parameter(empty(cfg, cfg.d_model, cfg.n_heads, cfg.d_head).permute(1, 2, 0))
+    return nn.Parameter(empty(cfg, cfg.d_model, cfg.n_heads, cfg.d_head).permute(1, 2, 0))
 
 
 def as_linear_into_heads(weight: Tensor) -> Tensor:

@@ -50,17 +50,14 @@ class LocallyOverridenDefaults:
         self._before: list[tuple[Any, str, Any]] = []
 
     def __enter__(self) -> None:
-        model = self.model
-        # Where each default is kept; the text room has taken its own note of the config's.
         homes = {
-            "prepend_bos": [(model.cfg, "default_prepend_bos"), (model.text, "default_prepend_bos")],
-            "padding_side": [(model.tokenizer, "padding_side")],
+            "prepend_bos": (self.model.cfg, "default_prepend_bos"),
+            "padding_side": (self.model.tokenizer, "padding_side"),
         }
         for name, value in self.overrides.items():
-            for home, attribute in homes[name]:
-                if hasattr(home, attribute):
-                    self._before.append((home, attribute, getattr(home, attribute)))
-                    setattr(home, attribute, value)
+            home, attribute = homes[name]
+            self._before.append((home, attribute, getattr(home, attribute)))
+            setattr(home, attribute, value)
 
     def __exit__(self, *exception: object) -> None:
         while self._before:
