@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,7 +45,7 @@ class ActivationCache(Mapping[str, Tensor]):
 
     def __init__(
         self,
-        cache_dict: dict[str, Tensor],
+        cache_dict: MutableMapping[str, Tensor],
         model: Any,
         has_batch_dim: bool = True,
         tokens: Tensor | None = None,
@@ -65,9 +65,10 @@ class ActivationCache(Mapping[str, Tensor]):
     def __getitem__(self, key: Key) -> Tensor:
         """``cache["blocks.0.hook_resid_pre"]``, ``cache["resid_pre", 0]``, ``cache["scale", -1, "ln2"]``."""
         name = self._full_name(key)
-        if name not in self.cache_dict:
-            raise self._miss(key, name)
-        return self.cache_dict[name]
+        try:
+            return self.cache_dict[name]
+        except KeyError:
+            raise self._miss(key, name) from None
 
     def _full_name(self, key: Key) -> str:
         if isinstance(key, str):
