@@ -183,13 +183,21 @@ def test_wandb_is_asked_for_before_anything_is_trained(monkeypatch):
 
 
 def test_wandb_offline(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
-    train(small(), HookedTransformerTrainConfig(**QUICK, wandb=True, wandb_project_name="toys"), DATASET)
-    (record,) = tmp_path.rglob("*.wandb")
-    assert b"train_loss" in record.read_bytes()
+    model, seen = small(), []
+
+    def look(activation, hook):  # from inside the run: a finished one has no summary any more
+        seen.append((wandb.run.project, wandb.run.config["batch_size"], dict(wandb.run.summary)))
+
+    with model.hooks(fwd_hooks=[("hook_embed", look)]):
+        train(model, HookedTransformerTrainConfig(**QUICK, wandb=True, wandb_project_name="toys"), DATASET)
+    project, batch_size, summary = seen[-1]
+    assert (project, batch_size, summary["epoch"]) == ("toys", 4, 2)
+    assert 0 < summary["train_loss"] < 10
+    assert wandb.run is None  # finished
 
 
 # Mistakes
