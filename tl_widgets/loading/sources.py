@@ -35,6 +35,8 @@ class Source:
         Returns its tokenizer, or None where there is none.
     architecture
         The transformers class that it was saved from.
+    folder
+        The directory that holds it, which transformers can load; None for a model in memory.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Source:
     tensors: Mapping[str, Tensor]
     load_tokenizer: Callable[[], Any]
     architecture: str | None
+    folder: Path | None = None
 
 
 def find_source(model_name: str | os.PathLike[str], hf_model: Any = None, **hub_options: Any) -> Source:
@@ -148,7 +151,8 @@ def from_directory(folder: Path, name: str | None = None) -> Source:
     except (ValueError, KeyError, OSError) as error:
         raise CannotLoad(f"The config.json of {folder} could not be read: {error}") from error
     architecture = next(iter(config.architectures or []), None)
-    return Source(name or folder.name, config, SafetensorsFiles(folder), lambda: _tokenizer(folder), architecture)
+    tensors = SafetensorsFiles(folder)
+    return Source(name or folder.name, config, tensors, lambda: _tokenizer(folder), architecture, folder)
 
 
 def _tokenizer(folder: Path) -> Any:
