@@ -84,7 +84,7 @@ def differing_parameters(theirs, ours) -> set[str]:
     for i, parameter in enumerate(expected):
         mine = actual[i] if i < len(actual) else None
         if parameter.kind in _UNNAMED:
-            same = mine is not None and mine.kind == parameter.kind
+            same = any(p.kind == parameter.kind for p in actual)  # behind keywords of ours too
         else:
             same = mine is not None and (mine.name, mine.default) == (parameter.name, parameter.default)
         found |= set() if same else {parameter.name}
@@ -129,6 +129,7 @@ def test_config_fields_and_defaults():
         (lambda a: 0, lambda a, b: 0, {"needs b"}),
         (lambda **a: 0, lambda **b: 0, set()),
         (lambda **a: 0, lambda b=1: 0, {"a"}),
+        (lambda **a: 0, lambda *, b=1, **c: 0, set()),
     ],
 )
 def test_the_comparison_itself_finds_what_it_should(theirs, ours, found):

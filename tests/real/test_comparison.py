@@ -8,6 +8,7 @@ from tl_widgets import compare_with_hf
 from tl_widgets.loading import gguf, names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["raw", "processed"])
 def test_smollm2_agrees_with_transformers(which, request):
     model = request.getfixturevalue(which)
