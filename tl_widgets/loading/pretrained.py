@@ -11,6 +11,7 @@ import torch
 
 from tl_widgets.config import as_dtype
 from tl_widgets.errors import BadInput
+from tl_widgets.loading.checkpoints import find_checkpoint
 from tl_widgets.loading.families import saved
 from tl_widgets.loading.load import config_of, fill_
 from tl_widgets.loading.processing import process_
@@ -21,7 +22,15 @@ T = TypeVar("T", bound="FromPretrained")
 
 
 class FromPretrained(ProcessingMethods):
-    """What loads a model, for a class that is built from a config and a tokenizer."""
+    """What loads a model, for a class that is built from a config and a tokenizer.
+
+    Attributes
+    ----------
+    loaded_from
+        The directory that the weights were read from; None for those of a model in memory, and for random ones.
+    """
+
+    loaded_from: Path | None = None
 
     @classmethod
     def from_pretrained(
@@ -61,7 +70,8 @@ class FromPretrained(ProcessingMethods):
         refactor_factored_attn_matrices
             Each head's QK and OV in their singular bases; refused for rotary models, among others.
         checkpoint_index, checkpoint_value, checkpoint_label
-            Checkpoints of a training run, which this version does not find: a hub's ``revision=`` does.
+            A checkpoint of the training run (Pythia, Stanford CRFM's GPT-2): its place among them, its step, or the
+            name of its revision; see `tl_widgets.loading.checkpoints`.
         hf_model
             A transformers model to take the weights from; asks nothing of a network.
         n_devices
@@ -90,15 +100,26 @@ class FromPretrained(ProcessingMethods):
         >>> model.to_string(model("red dog big house red dog big")[0, -1].argmax())
         'house'
         """
-        if (checkpoint_index, checkpoint_value, checkpoint_label) != (None, None, None):
-            raise BadInput("Checkpoints are not found by number here: pass the hub's revision= of the one you want.")
+        checkpoint = find_checkpoint(model_name, checkpoint_index, checkpoint_value, checkpoint_label)
+        if checkpoint is not None:
+            if hf_model is not None or "revision" in hub_options:
+                raise BadInput("A checkpoint is a revision on the hub: leave hf_model= and revision= out.")
+            hub_options["revision"] = checkpoint.revision
         source = find_source(model_name, hf_model, **hub_options)
         overrides = {"device": device, "n_devices": n_devices, "dtype": as_dtype(dtype)}
         overrides |= {"first_n_layers": first_n_layers, "n_ctx": n_ctx}
         if default_prepend_bos is not None:
             overrides["default_prepend_bos"] = default_prepend_bos
+        if checkpoint is not None:
+            overrides |= {
+                "from_checkpoint": True,
+                "checkpoint_index": checkpoint.index,
+                "checkpoint_value": checkpoint.value,
+                "checkpoint_label_type": checkpoint.label_type,
+            }
         cfg, family = config_of(source, **overrides)
         model = cls(cfg, tokenizer or source.load_tokenizer(), move_to_device, default_padding_side)  # type: ignore[call-arg]
+        model.loaded_from = source.folder
         fill_(model, family, source.tensors)
         process_(
             model,

@@ -36,6 +36,8 @@ class Source:
         Returns its tokenizer, or None where there is none.
     architecture
         The transformers class that it was saved from, or ``"HookedTransformer"``.
+    folder
+        The directory that holds it, which transformers can load; None for a model in memory, or one of ours.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Source:
     tensors: Mapping[str, Tensor]
     load_tokenizer: Callable[[], Any]
     architecture: str | None
+    folder: Path | None = None
 
 
 def find_source(model_name: str | os.PathLike[str], hf_model: Any = None, **hub_options: Any) -> Source:
@@ -150,7 +153,9 @@ def from_directory(folder: Path, name: str | None = None) -> Source:
         config, architecture = _config(folder)
     except (ValueError, KeyError, OSError) as error:
         raise CannotLoad(f"The config.json of {folder} could not be read: {error}") from error
-    return Source(name or folder.name, config, SafetensorsFiles(folder), lambda: _tokenizer(folder), architecture)
+    tensors = SafetensorsFiles(folder)
+    theirs = None if architecture == saved.ARCHITECTURE else folder
+    return Source(name or folder.name, config, tensors, lambda: _tokenizer(folder), architecture, theirs)
 
 
 def _config(folder: Path) -> tuple[Any, str | None]:
