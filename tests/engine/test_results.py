@@ -53,7 +53,7 @@ def test_a_label_that_is_there_twice_is_asked_for_by_number():
 def test_shapes_have_to_fit():
     with pytest.raises(ValueError, match="2 axes"):
         Result(torch.zeros(3), ("layer", "head"))
-    with pytest.raises(ValueError, match="2 labels for the 3 entries of .pos."):
+    with pytest.raises(ValueError, match="2 labels for the 3 entries of"):
         Result(torch.zeros(3), ("pos",), {"pos": ["a", "b"]})
 
 
