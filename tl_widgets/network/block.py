@@ -68,10 +68,11 @@ class TransformerBlock(nn.Module):
             with_positions = _plus_positions(normalized, mask)
             return self._attend(with_positions, with_positions, normalized, mask)
         n_kv = self.cfg.n_kv_hooked
-        query, key, value = (
-            self.ln1(point(_for_each_head(attn_in, n_heads)))
+        inputs = [
+            point(_for_each_head(attn_in, n_heads))
             for point, n_heads in zip(split, (self.cfg.n_heads, n_kv, n_kv), strict=True)
-        )
+        ]
+        query, key, value = (self.ln1(each) for each in inputs)
         return self._attend(_plus_positions(query, mask), _plus_positions(key, mask), value, mask)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask) -> Tensor:

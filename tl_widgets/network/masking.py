@@ -81,7 +81,7 @@ class AttentionMask:
     def unwrap(
         cls, mask: AttentionMask | Tensor | None, cfg: HookedTransformerConfig, x: Tensor, n_past: int = 0
     ) -> AttentionMask:
-        """Return `mask` as it is, or make one for `x` ``[batch, pos, ...]`` from a padding mask ``[batch, key_pos]``."""
+        """Return `mask` as it is, or make one for `x` ``[batch, pos, ...]`` from padding ``[batch, key_pos]``."""
         return mask if isinstance(mask, AttentionMask) else cls(cfg, x.shape[1], x.device, mask, n_past)
 
     def to(self, device: torch.device) -> AttentionMask:
