@@ -1,4 +1,4 @@
-"""Every hook point fires once a pass, under the field's name, with its shape and in its order; optional ones when asked."""
+"""Every hook point fires once a pass, with the field's name, shape and order; optional ones when asked for."""
 
 from __future__ import annotations
 
