@@ -8,7 +8,7 @@ torch.Size([1, 4, 3, 3])
 """
 
 from tl_widgets import utils
-from tl_widgets.analysis import SVDInterpreter
+from tl_widgets.analysis import HookedTransformerTrainConfig, SVDInterpreter, train
 from tl_widgets.cache import ActivationCache
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.display import options
@@ -33,9 +33,11 @@ __all__ = [
     "HookedTransformerConfig",
     "HookedTransformerKeyValueCache",
     "HookedTransformerKeyValueCacheEntry",
+    "HookedTransformerTrainConfig",
     "SVDInterpreter",
     "TransformerLensKeyValueCache",
     "TransformerLensKeyValueCacheEntry",
     "options",
+    "train",
     "utils",
 ]

@@ -1,5 +1,6 @@
-"""What a model does, measured: tools on top of a whole `HookedTransformer`."""
+"""What a model does, measured, and how it learns: tools on top of a whole `HookedTransformer`."""
 
 from tl_widgets.analysis.svd import SVDInterpreter
+from tl_widgets.analysis.train import HookedTransformerTrainConfig, train
 
-__all__ = ["SVDInterpreter"]
+__all__ = ["HookedTransformerTrainConfig", "SVDInterpreter", "train"]

@@ -5,6 +5,7 @@ in-place edit counts either way).
 """
 
 from tl_widgets.hooks.point import HookFunction, HookPoint, is_altered, is_watched, may_edit
+from tl_widgets.hooks.recording import Recorder, grows_with_the_square
 from tl_widgets.hooks.root_module import HookedRootModule, NamedHook, NamesFilter
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "HookedRootModule",
     "NamedHook",
     "NamesFilter",
+    "Recorder",
+    "grows_with_the_square",
     "is_altered",
     "is_watched",
     "may_edit",

