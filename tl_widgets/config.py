@@ -25,12 +25,8 @@ DTYPES = {
     "float64": torch.float64,
 }
 
-# Parts of the vocabulary that `network` does not build yet: a config that asks for one is refused, never half obeyed.
-_OFF = {
-    "use_logn_attn": False,
-    "use_dynamic_ntk_rope": False,
-    "load_in_4bit": False,
-}
+# What only acts on contexts longer than those of training (Qwen 1), and is not built here.
+_BEYOND_TRAINING = ("use_logn_attn", "use_dynamic_ntk_rope")
 
 
 @dataclass
@@ -192,13 +188,14 @@ class HookedTransformerConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise BadInput(f"{name} is one of {', '.join(map(repr, allowed))}, not {getattr(self, name)!r}.")
-        asked_for = [name for name, off in _OFF.items() if getattr(self, name) != off]
-        if asked_for:
-            raise BadInput(
-                "This version does not build models with "
-                + ", ".join(f"{n}={getattr(self, n)!r}" for n in asked_for)
-                + "."
-            )
+        if self.load_in_4bit:
+            raise BadInput("load_in_4bit=True: weights are read and changed here as they are; pass dtype='bf16'.")
+        for name in _BEYOND_TRAINING:
+            if getattr(self, name) and self.n_ctx > (self.train_seq_length or 0):
+                raise BadInput(
+                    f"{name}=True changes attention beyond train_seq_length ({self.train_seq_length}), which is not "
+                    f"built: set n_ctx ({self.n_ctx}) to at most that, where it changes nothing."
+                )
         if self.n_key_value_heads is not None and self.n_heads % self.n_key_value_heads:
             raise BadInput(
                 f"n_heads ({self.n_heads}) must be a multiple of n_key_value_heads ({self.n_key_value_heads})."

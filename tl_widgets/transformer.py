@@ -16,6 +16,7 @@ from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.errors import BadInput, BadType
 from tl_widgets.loading.pretrained import FromPretrained
 from tl_widgets.math import lm_cross_entropy_loss
+from tl_widgets.math.tensors import is_transformed
 from tl_widgets.network.devices import DeviceMethods, check_devices
 from tl_widgets.network.masking import AttentionMask
 from tl_widgets.text import HookedTransformerKeyValueCache, Prompt, Text, TokenBatch, check_tokens, is_text
@@ -111,6 +112,11 @@ class HookedTransformer(TextMethods, DeviceMethods, FromPretrained):
         past_kv_cache
             What came before `input`: positions go on from there, and the cache grows by `input` unless it is frozen.
             A mask, given or found, is of `input` alone.
+
+        Notes
+        -----
+        Second derivatives (a gradient's gradient, as in Hessian-vector products) are more than torch's fused attention
+        kernels know: run the model under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` for these.
         """
         if return_type not in ("logits", "loss", "both", None):
             raise BadInput(f"return_type is 'logits', 'loss', 'both' or None, not {return_type!r}.")
@@ -246,7 +252,7 @@ class HookedTransformer(TextMethods, DeviceMethods, FromPretrained):
         attention_mask: Tensor | None = None,
     ) -> TokenBatch:
         """Text or tokens as checked tokens ``[batch, pos]`` on the model's device, with the mask of their padding."""
-        device = self.embed.W_E.device
+        device = next(self.parameters()).device  # the embedding is the first, whatever stands in its place
         if is_text(input):
             batch = self._text().encode(input, prepend_bos, padding_side)  # type: ignore[arg-type]  # is_text
             tokens, mask = batch.tokens.to(device), batch.mask
@@ -265,7 +271,7 @@ class HookedTransformer(TextMethods, DeviceMethods, FromPretrained):
         mask = mask[None] if mask.ndim == 1 else mask
         if mask.shape != shape:
             raise BadInput(f"attention_mask is {list(mask.shape)}, but the input is {list(shape)}.")
-        return None if bool((mask == 1).all()) else mask.long()
+        return None if not is_transformed(mask) and bool((mask == 1).all()) else mask.long()
 
     # Caching
 

@@ -7,7 +7,7 @@ import torch
 import transformer_lens
 import transformer_lens.utils
 
-from tests.engine.oracle import CONFIGS, GPT2_LIKE, LLAMA_LIKE
+from tests.engine.oracle import CONFIGS, GPT2_LIKE, LLAMA_LIKE, pair
 from tl_widgets import HookedTransformer, HookedTransformerConfig
 from tl_widgets.utils import get_act_name
 
@@ -58,7 +58,9 @@ def test_state_dict_keys_and_shapes_are_the_fields():
         (dict(positional_embedding_type="rope"), "rotary"),
         (dict(n_key_value_heads=3), "multiple"),
         (dict(use_local_attn=True), "window_size"),
-        (dict(use_logn_attn=True), "use_logn_attn"),
+        (dict(use_logn_attn=True), "beyond train_seq_length"),
+        (dict(use_dynamic_ntk_rope=True, train_seq_length=31), "set n_ctx"),
+        (dict(load_in_4bit=True), "dtype='bf16'"),
         (dict(act_fn="solu_ln", gated_mlp=True), "solu_ln"),
         (dict(num_experts=4), "experts_per_token"),
         (dict(num_experts=4, experts_per_token=5), "between 1 and 4"),
@@ -69,6 +71,15 @@ def test_state_dict_keys_and_shapes_are_the_fields():
 def test_mistakes_name_what_is_allowed(mistake, message):
     with pytest.raises(ValueError, match=message):
         HookedTransformerConfig.from_dict(GPT2_LIKE | mistake)
+
+
+@pytest.mark.parametrize("flag", ["use_logn_attn", "use_dynamic_ntk_rope"])
+def test_what_acts_beyond_the_context_of_training_changes_nothing_within_it(flag):
+    config = GPT2_LIKE | {flag: True, "train_seq_length": 32}
+    theirs, ours = pair(config)
+    tokens = torch.arange(20)[None]
+    torch.testing.assert_close(ours(tokens), theirs(tokens), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours(tokens), pair(GPT2_LIKE)[1](tokens))
 
 
 def test_a_name_in_place_of_a_config_points_to_from_pretrained():

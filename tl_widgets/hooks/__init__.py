@@ -4,7 +4,7 @@ A hook is ``fn(activation, hook=hook_point)``: a returned tensor replaces the ac
 in-place edit counts either way).
 """
 
-from tl_widgets.hooks.point import HookFunction, HookPoint, has_torch_hooks, is_watched, may_edit
+from tl_widgets.hooks.point import HookFunction, HookPoint, is_altered, is_watched, may_edit
 from tl_widgets.hooks.recording import Recorder, grows_with_the_square
 from tl_widgets.hooks.root_module import HookedRootModule, NamedHook, NamesFilter
 
@@ -16,7 +16,7 @@ __all__ = [
     "NamesFilter",
     "Recorder",
     "grows_with_the_square",
-    "has_torch_hooks",
+    "is_altered",
     "is_watched",
     "may_edit",
 ]

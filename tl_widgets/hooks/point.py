@@ -188,19 +188,23 @@ def is_watched(point: nn.Module) -> bool:
 
     Fast paths ask this before they leave an activation out.
     """
-    return type(point) is not HookPoint or bool(point.fwd_hooks) or bool(point.bwd_hooks) or has_torch_hooks(point)
+    return type(point) is not HookPoint or bool(point.fwd_hooks) or bool(point.bwd_hooks) or is_altered(point)
 
 
 def may_edit(point: nn.Module) -> bool:
     """Whether anybody at `point` may change the activation: a hook that does not only record it."""
-    if type(point) is not HookPoint or has_torch_hooks(point):
+    if type(point) is not HookPoint or is_altered(point):
         return True
     owners = (getattr(hook.fn, "__self__", None) for hook in point.fwd_hooks)
     return not all(getattr(owner, "only_records", False) for owner in owners)
 
 
-def has_torch_hooks(module: nn.Module) -> bool:
-    """Whether anybody has hooked `module` through torch itself."""
+def is_altered(module: nn.Module) -> bool:
+    """Whether anybody has hooked `module` through torch itself, or put a function in the place of its `forward`."""
     return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
     )

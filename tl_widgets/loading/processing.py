@@ -17,6 +17,7 @@ from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.errors import BadInput
 from tl_widgets.network import Network
 from tl_widgets.network.norm import LayerNormPre, build_norm
+from tl_widgets.network.weights import as_linear_out_of_heads
 
 Weights = dict[str, Tensor]
 
@@ -121,11 +122,13 @@ def fold_layer_norm(
         for name, bias_name in readers:
             weight = weights[name]  # [..., d_model, out]
             if fold_biases and shift is not None and bias_name is not None:
-                weights[bias_name] += (weight * shift[:, None]).sum(-2)
-            weight *= gain[:, None]
+                weights[bias_name] += shift @ weight
             if is_layer_norm and center_weights:
-                # What reads a centred input never sees its own mean over d_model.
-                weight -= weight.mean(-2, keepdim=True)
+                # What reads a centred input never sees its own mean over d_model. In one step: rounded only once.
+                mean = (gain @ weight / len(gain)).unsqueeze(-2)
+                torch.addcmul(-mean, weight, gain[:, None], out=weight)
+            else:
+                weight *= gain[:, None]
         gain.fill_(1)
         if fold_biases and shift is not None:
             shift.zero_()
@@ -192,7 +195,7 @@ def fold_value_biases(weights: Weights, cfg: HookedTransformerConfig) -> None:
         attn = f"blocks.{layer}.attn"
         b_V, W_O = weights[f"{attn}.{b_V_name}"], weights[f"{attn}.W_O"]
         b_V_of_heads = b_V.repeat_interleave(cfg.n_heads // b_V.shape[0], dim=0)
-        weights[f"{attn}.b_O"] += torch.einsum("he,hem->m", b_V_of_heads, W_O)
+        weights[f"{attn}.b_O"] += as_linear_out_of_heads(W_O) @ b_V_of_heads.flatten()
         b_V.zero_()
 
 
@@ -215,7 +218,7 @@ def refactor_factored_attn_matrices(weights: Weights, cfg: HookedTransformerConf
             scaled = basis * S.sqrt()[:, None, :]
             W.copy_(scaled[:, :-1])
             b.copy_(scaled[:, -1])
-        b_O += torch.einsum("he,hem->m", b_V, W_O)
+        b_O += as_linear_out_of_heads(W_O) @ b_V.flatten()
         b_V.zero_()
         U, S, V = _svd_of_product(W_V, W_O.mT)
         W_V.copy_(U * S[:, None, :])

@@ -183,13 +183,12 @@ class SafetensorsFiles(Mapping[str, Tensor]):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._file_of: dict[str, str] = {}
-        self._open: dict[str, Any] = {}
         index = folder / "model.safetensors.index.json"
         if index.is_file():
             self._file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         else:
             for path in sorted(folder.glob("*.safetensors")):
-                self._file_of |= dict.fromkeys(self._reader(path.name).keys(), path.name)
+                self._file_of |= dict.fromkeys(self._names_in(path.name), path.name)
         if not self._file_of:
             pickled = [path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)]
             advice = (
@@ -200,18 +199,25 @@ class SafetensorsFiles(Mapping[str, Tensor]):
             )
             raise CannotLoad(f"{folder} has no safetensors file.{advice}")
 
-    def _reader(self, file: str) -> Any:
+    def _open(self, file: str) -> Any:
         from safetensors import SafetensorError, safe_open
 
-        if file not in self._open:
-            try:
-                self._open[file] = safe_open(self.folder / file, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise CannotLoad(f"{self.folder / file} is not a whole safetensors file: {error}") from error
-        return self._open[file]
+        try:
+            return safe_open(self.folder / file, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise CannotLoad(f"{self.folder / file} is not a whole safetensors file: {error}") from error
+
+    def _names_in(self, file: str) -> list[str]:
+        with self._open(file) as tensors:
+            return tensors.keys()
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._reader(self._file_of[name]).get_tensor(name)
+        # Opened anew each time: the pages of a file that stays open stay in memory, beside the model they fill.
+        with self._open(self._file_of[name]) as tensors:
+            return tensors.get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._file_of
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._file_of)

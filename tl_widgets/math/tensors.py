@@ -45,6 +45,11 @@ def get_matrix_corner(matrix: Tensor | FactoredMatrix, n: int = 3) -> Tensor:
     return matrix.get_corner(n) if isinstance(matrix, FactoredMatrix) else get_corner(matrix, n)
 
 
+def is_transformed(tensor: Tensor) -> bool:
+    """Whether `torch.func` (vmap, grad, ...) wraps it, so that no branch should depend on its values."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
 def transpose(tensor: Tensor) -> Tensor:
     """``[..., a, b]`` -> ``[..., b, a]``."""
     return tensor.transpose(-2, -1)

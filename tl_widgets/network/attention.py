@@ -8,6 +8,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.errors import BadInput
@@ -113,11 +114,23 @@ class AbstractAttention(nn.Module):
             raise AttributeError("This model has no rotary positions.")
         return rotary
 
-    def forward(self, query_input: Tensor, key_input: Tensor, value_input: Tensor, mask: AttentionMask) -> Tensor:
+    def forward(
+        self,
+        query_input: Tensor,
+        key_input: Tensor,
+        value_input: Tensor,
+        attention_mask: AttentionMask | Tensor | None = None,
+    ) -> Tensor:
         """What the heads write, ``[batch, pos, d_model]``.
 
-        The inputs are ``[batch, pos, d_model]``, or ``[batch, pos, head, d_model]`` where each head reads its own.
+        Parameters
+        ----------
+        query_input, key_input, value_input
+            ``[batch, pos, d_model]``, or ``[batch, pos, head, d_model]`` where each head reads its own.
+        attention_mask
+            That of the whole pass; called on its own, the mask of padding ``[batch, pos]`` or none.
         """
+        mask = AttentionMask.unwrap(attention_mask, self.cfg, query_input)
         W_K, b_K, W_V, b_V = self._key_value_parameters()
         q = self.hook_q(_into_heads(query_input, self.W_Q, self.b_Q))
         k = self.hook_k(self._as_hooked(_into_heads(key_input, W_K, b_K)))
@@ -160,6 +173,7 @@ class AbstractAttention(nn.Module):
             or is_watched(self.hook_pattern)
             or softcap_enabled(self.cfg.attn_scores_soft_cap)
             or self.cfg.use_attention_sinks
+            or forward_ad._current_level >= 0  # torch's fused kernels know no forward derivatives
         )
 
     def _score_scale(self) -> float:

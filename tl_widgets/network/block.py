@@ -41,8 +41,9 @@ class TransformerBlock(nn.Module):
             self.hook_mlp_out = HookPoint()
         self.hook_resid_post = HookPoint()
 
-    def forward(self, resid_pre: Tensor, mask: AttentionMask) -> Tensor:
-        """Run the block."""
+    def forward(self, resid_pre: Tensor, attention_mask: AttentionMask | Tensor | None = None) -> Tensor:
+        """Run the block; on its own, with the mask of padding ``[batch, pos]`` or none."""
+        mask = AttentionMask.unwrap(attention_mask, self.cfg, resid_pre)
         resid_pre = self.hook_resid_pre(resid_pre)
         attn_out = self._attention(resid_pre, mask)
         if self.cfg.use_normalization_before_and_after:
@@ -65,13 +66,18 @@ class TransformerBlock(nn.Module):
         if not (self.cfg.use_split_qkv_input or any(is_watched(point) for point in split)):
             normalized = self.ln1(attn_in)
             with_positions = _plus_positions(normalized, mask)
-            return self.attn(with_positions, with_positions, normalized, mask)
+            return self._attend(with_positions, with_positions, normalized, mask)
         n_kv = self.cfg.n_kv_hooked
-        query, key, value = (
-            self.ln1(point(_for_each_head(attn_in, n_heads)))
+        inputs = [
+            point(_for_each_head(attn_in, n_heads))
             for point, n_heads in zip(split, (self.cfg.n_heads, n_kv, n_kv), strict=True)
-        )
-        return self.attn(_plus_positions(query, mask), _plus_positions(key, mask), value, mask)
+        ]
+        query, key, value = (self.ln1(each) for each in inputs)
+        return self._attend(_plus_positions(query, mask), _plus_positions(key, mask), value, mask)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask) -> Tensor:
+        # By the field's keywords: what others put in the place of `attn` looks for them.
+        return self.attn(query_input=query, key_input=key, value_input=value, attention_mask=mask)
 
     def _mlp(self, resid: Tensor) -> Tensor:
         if self.cfg.use_hook_mlp_in or is_watched(self.hook_mlp_in):

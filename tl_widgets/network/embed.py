@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.hooks import HookPoint
 from tl_widgets.network import weights
+from tl_widgets.network.masking import AttentionMask
 from tl_widgets.network.norm import LayerNorm
 
 
@@ -35,9 +36,20 @@ class PosEmbed(nn.Module):
         self.cfg = cfg
         self.W_pos = nn.Parameter(weights.empty(cfg, cfg.n_ctx, cfg.d_model))
 
-    def forward(self, positions: Tensor) -> Tensor:
-        """``[batch, pos]`` -> ``[batch, pos, d_model]``."""
-        return F.embedding(positions, self.W_pos)
+    def forward(
+        self, tokens: Tensor, past_kv_pos_offset: int = 0, attention_mask: AttentionMask | Tensor | None = None
+    ) -> Tensor:
+        """Tokens ``[batch, pos]`` (or what else has these dimensions first) -> ``[batch, pos, d_model]``.
+
+        Parameters
+        ----------
+        past_kv_pos_offset
+            How many positions came before.
+        attention_mask
+            That of the whole pass; called on its own, the mask of padding ``[batch, past + pos]`` or none.
+        """
+        mask = AttentionMask.unwrap(attention_mask, self.cfg, tokens, past_kv_pos_offset)
+        return F.embedding(mask.positions.expand(tokens.shape[0], -1), self.W_pos)
 
 
 class Unembed(nn.Module):

@@ -77,6 +77,13 @@ class AttentionMask:
         self._allowed: dict[bool, Tensor] = {}
         self._bias: Tensor | None = None
 
+    @classmethod
+    def unwrap(
+        cls, mask: AttentionMask | Tensor | None, cfg: HookedTransformerConfig, x: Tensor, n_past: int = 0
+    ) -> AttentionMask:
+        """Return `mask` as it is, or make one for `x` ``[batch, pos, ...]`` from padding ``[batch, key_pos]``."""
+        return mask if isinstance(mask, AttentionMask) else cls(cfg, x.shape[1], x.device, mask, n_past)
+
     def to(self, device: torch.device) -> AttentionMask:
         """Return the same on another device."""
         return AttentionMask(self.cfg, self.n_pos, device, self.tokens_mask, self.n_past, self.past)
@@ -104,7 +111,8 @@ class AttentionMask:
             return None
         if self._bias is None:
             distance = (self.positions[:, None, :, None] - self.key_positions[:, None, None, :]).clamp(min=0)
-            self._bias = -(alibi_slopes(self.cfg.n_heads, self.device)[:, None, None] * distance).to(dtype)
+            slopes = alibi_slopes(self.cfg.n_heads, self.device, torch.promote_types(dtype, torch.float32))
+            self._bias = -(slopes[:, None, None] * distance).to(dtype)
         return self._bias
 
     def allowed(self, is_local: bool) -> Tensor:
@@ -130,9 +138,9 @@ class AttentionMask:
         return None if self.tokens_mask is None else ~self.allowed(is_local).any(-1, keepdim=True)
 
 
-def alibi_slopes(n_heads: int, device: torch.device | None = None) -> Tensor:
+def alibi_slopes(n_heads: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
     """How fast each head's scores fall with distance, ``[n_heads]`` (ALiBi, https://arxiv.org/abs/2108.12409)."""
-    return 2.0 ** (-8.0 * torch.arange(1, n_heads + 1, device=device) / n_heads)
+    return 2.0 ** (-8.0 * torch.arange(1, n_heads + 1, dtype=dtype, device=device) / n_heads)
 
 
 def get_offset_position_ids(past_kv_pos_offset: int, attention_mask: Tensor) -> Tensor:

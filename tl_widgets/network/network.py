@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.errors import BadInput
-from tl_widgets.hooks import HookedRootModule, HookPoint, has_torch_hooks
+from tl_widgets.hooks import HookedRootModule, HookPoint, is_altered
 from tl_widgets.math.activations import apply_softcap
+from tl_widgets.math.tensors import is_transformed
 from tl_widgets.network.block import TransformerBlock
 from tl_widgets.network.embed import Embed, PosEmbed, Unembed
 from tl_widgets.network.init import init_weights_
@@ -120,12 +121,7 @@ class Network(StackedWeights, HookedRootModule):
 
     def keeps_to_itself(self) -> bool:
         """Whether nothing edits activations in place: nothing in this package does, hooks and others' modules may."""
-        return not any(
-            has_torch_hooks(module)
-            or (isinstance(module, HookPoint) and module.fwd_hooks)
-            or not type(module).__module__.startswith(_OURS)
-            for module in self.modules()
-        )
+        return not any(_may_edit_in_place(module) for module in self.modules())
 
     def attention_mask(
         self, residual_or_tokens: Tensor, tokens_mask: Tensor | None = None, past: Past | None = None
@@ -162,7 +158,7 @@ class Network(StackedWeights, HookedRootModule):
         """Embedded tokens ``[batch, pos, d_model]`` -> the residual stream that enters the first block."""
         if self.cfg.positional_embedding_type not in ("standard", "shortformer"):
             return embed
-        pos_embed = self.hook_pos_embed(self.pos_embed(mask.positions.expand(embed.shape[0], -1)))
+        pos_embed = self.hook_pos_embed(self.pos_embed(embed, mask.n_past, mask))
         if self.cfg.positional_embedding_type == "standard":
             return embed + pos_embed
         mask.pos_embed = pos_embed
@@ -171,22 +167,32 @@ class Network(StackedWeights, HookedRootModule):
     def run_blocks(self, residual: Tensor, mask: AttentionMask, start: int, stop: int) -> Tensor:
         """Residual stream ``[batch, pos, d_model]`` through the blocks `start` to `stop` - 1."""
         if self.cfg.positional_embedding_type == "shortformer" and mask.pos_embed is None:
-            mask.pos_embed = self.pos_embed(mask.positions)  # a run that starts at a later layer
+            mask.pos_embed = self.pos_embed(residual, mask.n_past, mask)  # a run that starts at a later layer
         for block in self.blocks[start:stop]:
             if self.cfg.n_devices > 1:
                 residual, mask = _on_device_of(block, residual, mask)
-            residual = block(residual, mask)
+            residual = block(residual, attention_mask=mask)
         return residual
 
     def normalize(self, residual: Tensor) -> Tensor:
         """Final residual stream -> what the unembedding reads, ``[batch, pos, d_model]``."""
         if self.cfg.n_devices > 1:
-            residual = residual.to(self.unembed.W_U.device)
+            residual = residual.to(next(self.unembed.parameters()).device)
         return self.ln_final(residual)
 
     def to_logits(self, normalized: Tensor) -> Tensor:
         """Output of the final norm -> logits ``[batch, pos, d_vocab_out]``."""
         return apply_softcap(self.unembed(normalized), self.cfg.output_logits_soft_cap)
+
+
+def _may_edit_in_place(module: nn.Module) -> bool:
+    """Whether it comes from somebody else, or somebody has altered it."""
+    return (
+        bool(isinstance(module, HookPoint) and module.fwd_hooks)
+        or is_altered(module)
+        or not type(module).__module__.startswith(_OURS)
+        or bool(getattr(module, "inplace", False))  # torch's own, where asked to
+    )
 
 
 def _on_device_of(block: nn.Module, residual: Tensor, mask: AttentionMask) -> tuple[Tensor, AttentionMask]:
@@ -196,4 +202,6 @@ def _on_device_of(block: nn.Module, residual: Tensor, mask: AttentionMask) -> tu
 
 
 def _pads_at_the_end(tokens_mask: Tensor) -> bool:
+    if is_transformed(tokens_mask):
+        return False
     return bool((tokens_mask[:, 0] == 1).all() and (tokens_mask[:, 1:] <= tokens_mask[:, :-1]).all())

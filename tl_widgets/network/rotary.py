@@ -20,8 +20,8 @@ class Rotary(nn.Module):
         super().__init__()
         self.cfg = cfg
         # Tables are cheap to make and not weights: they stay out of state dicts.
-        positions = torch.arange(cfg.n_ctx, dtype=torch.float32, device=cfg.device)
-        angles = positions[:, None] * frequencies(cfg, is_local).to(positions)[None, :]
+        per_position = frequencies(cfg, is_local).to(cfg.device)
+        angles = torch.arange(cfg.n_ctx).to(per_position)[:, None] * per_position[None, :]
         # Each frequency turns one pair of dimensions: neighbours, or dimension i with i + rotary_dim / 2.
         angles = angles.repeat_interleave(2, dim=-1) if cfg.rotary_adjacent_pairs else torch.cat([angles, angles], -1)
         length = cfg.yarn_attention_factor if _uses_yarn(cfg, is_local) else 1.0
@@ -53,9 +53,10 @@ def has_local_tables(cfg: HookedTransformerConfig) -> bool:
 
 
 def frequencies(cfg: HookedTransformerConfig, is_local: bool = False) -> Tensor:
-    """Radians per position of each pair of dimensions, ``[rotary_dim / 2]``, float32."""
+    """Radians per position of each pair of dimensions, ``[rotary_dim / 2]``, in single precision at least."""
     rotary_dim = cfg.rotary_dim or cfg.d_head
-    exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32) / rotary_dim
+    precision = torch.promote_types(cfg.dtype, torch.float32)
+    exponents = torch.arange(0, rotary_dim, 2, dtype=precision) / rotary_dim
     if is_local and cfg.rotary_base_local is not None:
         return 1.0 / (cfg.rotary_base_local**exponents)  # a short window needs no stretching
     plain = 1.0 / (cfg.rotary_base**exponents)
@@ -83,7 +84,7 @@ def _yarn(plain: Tensor, cfg: HookedTransformerConfig) -> Tensor:
     if cfg.yarn_truncate:
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, rotary_dim - 1)
-    slowed = ((torch.arange(n_pairs, dtype=torch.float32) - first) / max(last - first, 0.001)).clamp(0, 1)
+    slowed = ((torch.arange(n_pairs).to(plain) - first) / max(last - first, 0.001)).clamp(0, 1)
     return (1 - slowed) * plain + slowed * plain / cfg.yarn_factor
 
 

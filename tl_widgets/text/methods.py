@@ -53,7 +53,7 @@ class TextMethods(nn.Module):
     ) -> Tensor:
         """Text -> tokens ``[batch, pos]``; BOS first by default, rows padded to one length, cut to the context."""
         tokens = self._text().encode(input, prepend_bos, padding_side, truncate).tokens
-        return tokens.to(self.embed.W_E.device) if move_to_device else tokens
+        return tokens.to(next(self.parameters()).device) if move_to_device else tokens
 
     def to_string(self, tokens: Any) -> str | list[str]:
         """Tokens ``[pos]`` -> a string, ``[batch, pos]`` -> a list of strings."""
