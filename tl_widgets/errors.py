@@ -20,6 +20,10 @@ class BadType(TypeError, AssertionError):
     """A value of a type that this call cannot use."""
 
 
+class StaleCache(BadInput, RuntimeError):
+    """A cache that can no longer recompute: what it would run again has changed."""
+
+
 class IndexOutside(BadInput, IndexError):
     """An index outside what it picks from."""
 

@@ -8,7 +8,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tl_widgets.cache import ActivationCache
+from tl_widgets.cache import ActivationCache, LazyActivationCache
+from tl_widgets.cache.lazy_cache import run_lazily
+from tl_widgets.cache.rerun import Rerun
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.errors import BadInput, BadType
 from tl_widgets.loading.pretrained import FromPretrained
@@ -124,11 +126,7 @@ class HookedTransformer(TextMethods, DeviceMethods, FromPretrained):
             residual = self.embed_tokens(tokens, mask)
         else:
             residual = self._residual_stream(input)
-            if tokens is not None:
-                batch = self.read(tokens, prepend_bos, padding_side, attention_mask)
-                tokens, tokens_mask = batch.tokens, batch.mask
-            else:
-                tokens_mask = self._mask_that_matters(attention_mask, residual.shape[:2], residual.device)
+            tokens, tokens_mask = self._tokens_behind(residual, tokens, prepend_bos, padding_side, attention_mask)
             mask = self.attention_mask(residual, tokens_mask, past_kv_cache)
         residual = self.run_blocks(residual, mask, start, stop)
         if past_kv_cache is not None:
@@ -225,6 +223,20 @@ class HookedTransformer(TextMethods, DeviceMethods, FromPretrained):
             raise BadInput(f"start_at_layer needs a residual stream [batch, pos, {width}], not {shape}.")
         return input
 
+    def _tokens_behind(
+        self,
+        residual: Tensor,
+        tokens: Tensor | None,
+        prepend_bos: bool | None,
+        padding_side: str | None,
+        attention_mask: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Tokens and mask of a residual stream, as far as they are known."""
+        if tokens is None:
+            return None, self._mask_that_matters(attention_mask, residual.shape[:2], residual.device)
+        batch = self.read(tokens, prepend_bos, padding_side, attention_mask)
+        return batch.tokens, batch.mask
+
     def read(
         self,
         input: Prompt,
@@ -261,29 +273,58 @@ class HookedTransformer(TextMethods, DeviceMethods, FromPretrained):
         *model_args: Any,
         return_cache_object: bool = True,
         remove_batch_dim: bool = False,
+        lazy: bool = False,
         **kwargs: Any,
     ) -> tuple[Any, ActivationCache | dict[str, Tensor]]:
         """Run the model once and keep its activations; see `HookedRootModule.run_with_cache` and `forward`.
 
+        Parameters
+        ----------
+        return_cache_object
+            Whether to return an `ActivationCache` or a plain dict.
+        lazy
+            Keep only the residual stream that enters each block, and recompute any other activation when it is read
+            (`LazyActivationCache`). A dict, a `names_filter` and gradients (`incl_bwd`) keep what they keep.
+
         Returns
         -------
         tuple
-            The output, and an `ActivationCache` (or a dict, with ``return_cache_object=False``).
+            The output, and the cache.
         """
         run = inspect.signature(self.forward).parameters
         options = {name: kwargs.pop(name) for name in list(kwargs) if name not in run}
         given = inspect.signature(self.forward).bind(*model_args, **kwargs).arguments
+        reading = {name: given.pop(name, None) for name in ("prepend_bos", "padding_side", "attention_mask")}
         if given.get("start_at_layer") is None:
-            reading = {name: given.pop(name, None) for name in ("prepend_bos", "padding_side", "attention_mask")}
             batch = self.read(given["input"], **reading)
-            real = torch.ones_like(batch.tokens) if batch.mask is None else batch.mask
-            given |= {"input": batch.tokens, "attention_mask": real}
-            tokens: Tensor | None = batch.tokens.clone()  # a copy: the caller may fill the tensor anew
+            tokens: Tensor | None = batch.tokens
             mask = batch.mask
+            given["input"] = batch.tokens
         else:
-            tokens, mask = given.get("tokens"), given.get("attention_mask")
-            tokens = None if tokens is None else torch.atleast_2d(tokens).clone()
+            residual = self._residual_stream(given["input"])
+            tokens, mask = self._tokens_behind(residual, given.get("tokens"), **reading)
+            given["tokens"] = tokens
+        real = torch.ones(given["input"].shape[:2], dtype=torch.long) if mask is None else mask
+        given["attention_mask"] = real  # said outright, so that nothing is worked out twice
+        tokens = None if tokens is None else tokens.clone()  # the caller may fill the tensor anew
+        if lazy and return_cache_object and options.get("names_filter") is None and not options.get("incl_bwd"):
+            options = {name: value for name, value in options.items() if name not in ("names_filter", "incl_bwd")}
+            rerun = self._rerun(given, tokens, mask)
+            output, recomputed = run_lazily(self, rerun, given, remove_batch_dim, **options)
+            return output, LazyActivationCache(recomputed, self, not remove_batch_dim, tokens, mask)
         output, cache_dict = super().run_with_cache(**given, remove_batch_dim=remove_batch_dim, **options)
         if not return_cache_object:
             return output, cache_dict
         return output, ActivationCache(cache_dict, self, not remove_batch_dim, tokens, mask)
+
+    def _rerun(self, given: dict[str, Any], tokens: Tensor | None, mask: Tensor | None) -> Rerun:
+        start, stop = given.get("start_at_layer"), given.get("stop_at_layer")
+        past = given.get("past_kv_cache")
+        return Rerun(
+            self,
+            tokens if start is None else None,
+            mask,
+            None if past is None else past.snapshot(),
+            range(*self._layers(start, stop)),
+            to_the_end=stop is None,
+        )

@@ -46,13 +46,14 @@ def fault(name: str, config: dict, flags: dict) -> int | None:
     """The number of the reference's fault that this call meets (see test_cache_faults.py), or None."""
     is_end = flags["layer"] in (None, -1, 2)
     mlp_input, apply_ln = flags.get("mlp_input"), flags.get("apply_ln")
+    projects = flags.get("project_output_onto") is not None
     no_mid = config.get("attn_only") or config.get("parallel_attn_mlp")
     # The last of the configs' post-norms has no norm to it.
     post_norms = config.get("use_normalization_before_and_after") and config.get("normalization_type", "LN")
     splits = config.get("use_split_qkv_input") or config.get("use_attn_in")
     by_part = name in ("stack_head_results", "stack_neuron_results", "get_full_resid_decomposition")
     meets = {
-        3: name == "get_full_resid_decomposition" and mlp_input and apply_ln and flags["project_output_onto"] is not None,
+        3: name == "get_full_resid_decomposition" and mlp_input and apply_ln and projects,
         4: name == "get_full_resid_decomposition" and config.get("attn_only") and flags["expand_neurons"],
         5: config.get("num_experts") and (name == "stack_neuron_results" or flags.get("expand_neurons")),
         6: config.get("positional_embedding_type") == "shortformer" and "resid" in name and name != "accumulated_resid"
@@ -62,7 +63,7 @@ def fault(name: str, config: dict, flags: dict) -> int | None:
         9: name == "accumulated_resid" and no_mid and (flags["incl_mid"] or mlp_input),
         11: apply_ln and splits and not is_end and not mlp_input,
         # Not in the list: without norms, it misses a scale under a projection.
-        0: apply_ln and flags.get("project_output_onto") is not None and config.get("normalization_type", "LN") is None,
+        0: apply_ln and projects and config.get("normalization_type", "LN") is None,
     }  # fmt: skip
     return next((number for number, does in meets.items() if does), None)
 

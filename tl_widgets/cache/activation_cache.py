@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,7 +51,7 @@ class ActivationCache(ResidualMethods, DecompositionMethods, LogitMethods):
 
     def __init__(
         self,
-        cache_dict: dict[str, Tensor],
+        cache_dict: MutableMapping[str, Tensor],
         model: Any,
         has_batch_dim: bool = True,
         tokens: Tensor | None = None,
@@ -71,9 +71,10 @@ class ActivationCache(ResidualMethods, DecompositionMethods, LogitMethods):
     def __getitem__(self, key: Key) -> Tensor:
         """``cache["blocks.0.hook_resid_pre"]``, ``cache["resid_pre", 0]``, ``cache["scale", -1, "ln2"]``."""
         name = self._full_name(key)
-        if name not in self.cache_dict:
-            raise self._miss(key, name)
-        return self.cache_dict[name]
+        try:
+            return self.cache_dict[name]
+        except KeyError:
+            raise self._miss(key, name) from None
 
     def _full_name(self, key: Key) -> str:
         if isinstance(key, str):
@@ -167,18 +168,22 @@ class ActivationCache(ResidualMethods, DecompositionMethods, LogitMethods):
         if not self.has_batch_dim:
             raise BadInput("This cache has no batch dimension to slice.")
         items = as_slice(batch_slice)
-        n_items = next((len(activation) for name, activation in self.items() if has_batch_axis(name)), 0)
         sliced = copy.copy(self)
-        sliced.cache_dict = {
-            name: _items_of(activation, n_items, items, has_batch_axis(name))
-            for name, activation in self.items()
-            if ".experts." not in name
-        }
+        sliced.cache_dict = self._of_items(items)
         sliced.has_batch_dim = items.mode != "int"
         sliced.tokens, sliced.mask = (
             None if known is None else keeping_axis(items).apply(known) for known in (self.tokens, self.mask)
         )
         return sliced
+
+    def _of_items(self, items: Slice) -> MutableMapping[str, Tensor]:
+        """The activations of some prompts."""
+        n_items = next((len(activation) for name, activation in self.items() if has_batch_axis(name)), 0)
+        return {
+            name: _items_of(activation, n_items, items, has_batch_axis(name))
+            for name, activation in self.items()
+            if ".experts." not in name
+        }
 
     def toggle_autodiff(self, mode: bool = False) -> None:
         """Switch gradients on or off for *all* of torch, in this thread, with a warning; as ``torch.set_grad_enabled``.

@@ -20,8 +20,6 @@ class HeadMethods(NormMethods):
     Nothing here carries gradients.
     """
 
-    cache_dict: Any
-
     def compute_head_results(self) -> None:
         """Store what each head writes, ``cache["result", layer]``: ``[*batch_and_pos, head, d_model]``.
 

@@ -82,9 +82,7 @@ class LogitMethods(NormMethods):
                 "fold_ln=True, or use direct_logit_attribution.",
                 stacklevel=2,
             )
-        return self._attributed(
-            residual_stack, directions.reshape(*shape, -1), pos_slice, batch_slice, has_batch_dim
-        )
+        return self._attributed(residual_stack, directions.reshape(*shape, -1), pos_slice, batch_slice, has_batch_dim)
 
     def _attributed(
         self,
@@ -95,9 +93,7 @@ class LogitMethods(NormMethods):
         has_batch_dim: bool,
     ) -> Tensor:
         """Products of each component, behind the final norm, with directions ``[*shape of the tokens, d_model]``."""
-        stack, norm, is_alone = self._picked_with_norm(
-            stack, self._reach(None), pos_slice, batch_slice, has_batch_dim
-        )
+        stack, norm, is_alone = self._picked_with_norm(stack, self._reach(None), pos_slice, batch_slice, has_batch_dim)
         directions = directions.to(stack)
         if norm is not None and norm.centres:  # of the few directions, in the place of the stack
             directions = directions - directions.mean(-1, keepdim=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -172,7 +173,7 @@ class NeuronMethods(NormMethods):
         """Numbers of the neurons picked in each layer."""
         d_mlp = self.model.cfg.d_mlp
         try:
-            return neurons.indices(d_mlp).tolist()
+            return list(map(int, np.atleast_1d(neurons.indices(d_mlp))))
         except IndexError:
             raise IndexOutside(f"neuron_slice is {neurons.slice}, but neurons go from 0 to {d_mlp - 1}.") from None
 
@@ -180,9 +181,7 @@ class NeuronMethods(NormMethods):
         return [f"L{layer}N{neuron}" for layer in range(reach.layer) for neuron in self._picked(neurons)]
 
     @torch.no_grad()
-    def _write_neurons(
-        self, stack: Tensor, layer: int, positions: Slice, neurons: Slice, readout: Readout
-    ) -> None:
+    def _write_neurons(self, stack: Tensor, layer: int, positions: Slice, neurons: Slice, readout: Readout) -> None:
         """Fill ``[neuron, *batch_and_pos, width]`` with what one layer's neurons add to the residual stream."""
         post = self._post_norm(layer, "ln2", positions)
         activations = neurons.apply(self._at(f"blocks.{layer}.mlp.hook_post", positions), dim=-1).movedim(-1, 0)

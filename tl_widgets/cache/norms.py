@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from tl_widgets.cache.reading import Readable, Reach, as_slice
+from tl_widgets.cache.reading import Reach, Readable, as_slice
 from tl_widgets.errors import BadInput, UnknownName
 from tl_widgets.math import Slice, SliceInput
 
@@ -213,10 +214,10 @@ class NormMethods(Readable):
     def _normed_alone(self, stack: Tensor) -> Tensor:
         """Each component through the whole final norm, by its own statistics; no hook fires."""
         cfg, norm = self.model.cfg, self.model.ln_final
-        weights = [None if w is None else w.to(stack) for w in (getattr(norm, "w", None), getattr(norm, "b", None))]
+        gain, bias = (None if w is None else w.to(stack) for w in (getattr(norm, "w", None), getattr(norm, "b", None)))
         if cfg.normalization_type in _CENTRING:
-            return F.layer_norm(stack, stack.shape[-1:], *weights, cfg.eps)
-        return F.rms_norm(stack, stack.shape[-1:], weights[0], cfg.eps)
+            return F.layer_norm(stack, stack.shape[-1:], gain, bias, cfg.eps)
+        return F.rms_norm(stack, stack.shape[-1:], gain, cfg.eps)
 
     def _picked_with_norm(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,7 @@ class Readable(Mapping[str, Tensor]):
     Activations are read by key only, one layer's before the next one's: a cache may work them out when they are read.
     """
 
+    cache_dict: MutableMapping[str, Tensor]
     model: Any
     has_batch_dim: bool
 

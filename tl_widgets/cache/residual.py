@@ -204,5 +204,3 @@ class ResidualMethods(NormMethods):
 def _label(name: str) -> str:
     """``blocks.3.hook_attn_out`` -> ``3_attn_out``; ``hook_embed`` -> ``embed``."""
     return name.removeprefix("blocks.").replace(".hook_", "_").removeprefix("hook_")
-
-

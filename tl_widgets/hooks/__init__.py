@@ -5,7 +5,7 @@ in-place edit counts either way).
 """
 
 from tl_widgets.hooks.point import HookFunction, HookPoint, has_torch_hooks, is_watched, may_edit
-from tl_widgets.hooks.recording import has_batch_axis
+from tl_widgets.hooks.recording import Recorder, grows_with_the_square, has_batch_axis
 from tl_widgets.hooks.root_module import HookedRootModule, NamedHook, NamesFilter
 
 __all__ = [
@@ -14,6 +14,8 @@ __all__ = [
     "HookedRootModule",
     "NamedHook",
     "NamesFilter",
+    "Recorder",
+    "grows_with_the_square",
     "has_batch_axis",
     "has_torch_hooks",
     "is_watched",

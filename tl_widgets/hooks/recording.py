@@ -57,12 +57,15 @@ class Recorder:
         """Record the gradient at `hook`, as ``<name>_grad``."""
         self.cache[f"{hook.name}_grad"] = self._keep(tensor, hook.name or "", always_copy=True)
 
-    def _keep(self, tensor: Tensor, name: str, always_copy: bool = False) -> Tensor:
+    def presented(self, tensor: Tensor, name: str) -> Tensor:
+        """Slice `tensor` and bring it to the cache's device; memory is shared where it can be."""
         kept = self._sliced(tensor.detach(), name)
-        storage = kept.untyped_storage()
-        partial = kept.numel() * kept.element_size() < storage.nbytes()  # a slice must not keep the whole alive
-        if self.device is not None:
-            kept = kept.to(self.device)
+        return kept if self.device is None else kept.to(self.device)
+
+    def _keep(self, tensor: Tensor, name: str, always_copy: bool = False) -> Tensor:
+        kept = self.presented(tensor, name)
+        storage = tensor.untyped_storage()
+        partial = kept.nbytes < storage.nbytes()  # a slice must not keep the whole alive
         is_alias = kept.untyped_storage().data_ptr() == storage.data_ptr()
         if is_alias and (self.private or always_copy or partial or storage.data_ptr() in self._storages):
             kept = kept.clone()
@@ -96,6 +99,11 @@ class Recorder:
 def has_batch_axis(name: str) -> bool:
     """Whether the activation called `name` starts with the batch; a few have batch and position in one axis."""
     return _FLAT.search(name) is None
+
+
+def grows_with_the_square(name: str) -> bool:
+    """Whether the activation called `name` has a number for each pair of positions."""
+    return name.rsplit(".", 1)[-1] in _BY_QUERY_AND_KEY
 
 
 def position_axis(name: str, ndim: int) -> int:

@@ -63,6 +63,10 @@ class HookedRootModule(nn.Module):
         """All hook points, in the order of the model."""
         return self.hook_dict.values()
 
+    def computed_points(self) -> list[str]:
+        """Names of the points that the model computes without being asked: all but optional ones."""
+        return [name for name, point in self.hook_dict.items() if not self._is_switched_off(point)]
+
     # Attaching and removing
 
     def _names_called(self, name: str | Callable[[str], bool]) -> list[str]:
@@ -195,6 +199,18 @@ class HookedRootModule(nn.Module):
                 self.reset_hooks(clear_contexts, level=level)
             self.context_level -= 1
 
+    @contextmanager
+    def no_hooks(self) -> Iterator[HookedRootModule]:
+        """Set all hooks aside for the length of a ``with`` block; those attached in it go with it."""
+        aside = [(point, point.fwd_hooks, point.bwd_hooks) for point in self.hook_points()]
+        for point, _, _ in aside:
+            point.fwd_hooks, point.bwd_hooks = [], []
+        try:
+            yield self
+        finally:
+            for point, fwd_hooks, bwd_hooks in aside:
+                point.fwd_hooks, point.bwd_hooks = fwd_hooks, bwd_hooks
+
     def remove_hook(self, name: str | Callable[[str], bool], direction: Directions = "both") -> None:
         """Remove all but permanent hooks from the point called `name`, or from all that the predicate accepts."""
         names = [key for key in self.hook_dict if name(key)] if callable(name) else self._names_called(name)
@@ -258,7 +274,7 @@ class HookedRootModule(nn.Module):
             The model's output, and a dict from full names to detached activations: what they were at that moment,
             whatever is edited in place later.
         """
-        keeps_to_itself = self._keeps_to_itself()
+        keeps_to_itself = self.keeps_to_itself()
         recorder = Recorder({}, device, remove_batch_dim, Slice.unwrap(pos_slice), private=not keeps_to_itself)
         recorder.stay_apart_from([*model_args, *model_kwargs.values()])
         fwd_hooks, bwd_hooks = self._recording_hooks(recorder, names_filter, incl_bwd)
@@ -273,7 +289,7 @@ class HookedRootModule(nn.Module):
         recorder.part_from(output)
         return output, recorder.cache
 
-    def _keeps_to_itself(self) -> bool:
+    def keeps_to_itself(self) -> bool:
         """Whether this model, as it is hooked now, never edits in place what has passed a hook point.
 
         Then a cache may hold the very tensors, without copies. Nothing is known of any module: a subclass may know.
@@ -304,7 +320,7 @@ class HookedRootModule(nn.Module):
 
     def _names_to_cache(self, names_filter: NamesFilter) -> list[str]:
         if names_filter is None:
-            return self._names_called(lambda _: True)
+            return self.computed_points()
         if isinstance(names_filter, str) or callable(names_filter):
             return self._names_called(names_filter)
         wanted = {key for name in names_filter for key in self._names_called(name)}

@@ -30,6 +30,9 @@ OPTIONAL_POINTS = {
     "hook_result": "use_attn_result",
 }
 
+# Known to the field under shortformer, and never called.
+NEVER_REACHED = ("hook_attn_input",)
+
 # Where the modules of a model come from that nobody has changed.
 _OURS = ("tl_widgets.", "torch.nn.")
 # What the field's state dicts carry beside weights; here it is worked out from the config.
@@ -69,8 +72,9 @@ class Network(StackedWeights, HookedRootModule):
         init_weights_(self, self.cfg)
 
     def _is_switched_off(self, point: HookPoint) -> bool:
-        flag = OPTIONAL_POINTS.get((point.name or "").rsplit(".", 1)[-1])
-        return flag is not None and not getattr(self.cfg, flag)
+        last = (point.name or "").rsplit(".", 1)[-1]
+        flag = OPTIONAL_POINTS.get(last)
+        return last in NEVER_REACHED or (flag is not None and not getattr(self.cfg, flag))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Copy weights in by name; the tables that the field's saved models carry beside weights are passed over."""
@@ -113,8 +117,8 @@ class Network(StackedWeights, HookedRootModule):
 
     # Running
 
-    def _keeps_to_itself(self) -> bool:
-        # Nothing in this package edits an activation in place; hooks and modules of others may.
+    def keeps_to_itself(self) -> bool:
+        """Whether nothing edits activations in place: nothing in this package does, hooks and others' modules may."""
         return not any(
             has_torch_hooks(module)
             or (isinstance(module, HookPoint) and module.fwd_hooks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -180,6 +180,21 @@ class HookedTransformerKeyValueCache:
     def append_attention_mask(self, attention_mask: Tensor) -> Tensor:
         """``[batch, pos]`` of all tokens, the new ones last; kept unless frozen."""
         return self._mask.followed_by(attention_mask) if self.frozen else self._mask.append(attention_mask)
+
+    def snapshot(self) -> HookedTransformerKeyValueCache:
+        """Return a frozen cache of what is here now; the memory is shared, and additions to this one leave it alone."""
+        return self._of_each(lambda past: past)
+
+    def for_examples(self, pick: Callable[[Tensor], Tensor]) -> HookedTransformerKeyValueCache:
+        """Return a frozen cache of some of the sequences: `pick` takes them from a tensor's first dimension."""
+        return self._of_each(pick)
+
+    def _of_each(self, change: Callable[[Tensor], Tensor]) -> HookedTransformerKeyValueCache:
+        entries = [
+            HookedTransformerKeyValueCacheEntry(change(entry.past_keys), change(entry.past_values))
+            for entry in self.entries
+        ]
+        return HookedTransformerKeyValueCache(entries, change(self.previous_attention_mask), frozen=True)
 
     def freeze(self) -> None:
         """Stay as it is from now on."""

@@ -1,0 +1,240 @@
+"""`RecomputedActivations`: a few activations kept, and the rest made again when they are read."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_widgets.cache.rerun import Rerun, Stretch, differs, version_of
+from tl_widgets.errors import BadInput, StaleCache
+from tl_widgets.hooks import HookPoint, Recorder, grows_with_the_square
+from tl_widgets.math.slice import Slice
+
+BUDGET = 64_000_000
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """What a reader gets of an activation; the arguments of `Recorder`."""
+
+    device: torch.device | str | None
+    remove_batch_dim: bool
+    pos_slice: Slice
+    private: bool
+
+    def recorder(self) -> Recorder:
+        """Return an empty recorder that presents activations so."""
+        return Recorder({}, self.device, self.remove_batch_dim, self.pos_slice, self.private)
+
+
+class RecomputedActivations(MutableMapping[str, Tensor]):
+    """What a full cache would hold, by running one block again for what is not kept.
+
+    Parameters
+    ----------
+    rerun
+        The pass that is repeated in parts.
+    kept
+        Activations as they came out, with all examples and positions: among them the residual stream that enters each
+        block.
+    hooked
+        Those of `kept` that had hooks: their output goes in again where a block is run again.
+    names
+        What iterating gives. Any other point of what was run can be read, too.
+    presentation
+        What a reader gets.
+
+    Attributes
+    ----------
+    budget
+        Bytes of recomputed activations that stay, those read last.
+    """
+
+    def __init__(
+        self,
+        rerun: Rerun,
+        kept: dict[str, Tensor],
+        hooked: frozenset[str],
+        names: list[str],
+        presentation: Presentation,
+        budget: int = BUDGET,
+    ) -> None:
+        self.rerun = rerun
+        self.hooked = hooked
+        self.names = dict.fromkeys(names)
+        self.presentation = presentation
+        self.budget = budget
+        self._kept = kept
+        self._versions = {name: version_of(activation) for name, activation in kept.items()}
+        self._given: dict[str, Tensor] = {}  # by assignment, like the items of a dict
+        self._recent: OrderedDict[str, Tensor] = OrderedDict()
+
+    # A mapping
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self._given:
+            return self._given[name]
+        if name in self._recent:
+            self._recent.move_to_end(name)
+            return self._recent[name]
+        source = self._kept_as(name)
+        if source is not None:
+            return self.presentation.recorder().presented(self._raw(source), name)
+        stretch = self.rerun.stretch_of(name)
+        if stretch is None or name not in self.rerun.model.hook_dict:
+            raise KeyError(name)
+        self._remember(self._recomputed(name, stretch), wanted=name)
+        return self._recent[name]
+
+    def __setitem__(self, name: str, activation: Tensor) -> None:
+        self.names.setdefault(name)
+        self._given[name] = activation
+
+    def __delitem__(self, name: str) -> None:
+        del self.names[name]
+        self._given.pop(name, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held now: what is kept, and what was recomputed lately."""
+        return sum(each.nbytes for held in (self._kept, self._recent, self._given) for each in held.values())
+
+    @property
+    def n_examples(self) -> int:
+        """Size of the batch."""
+        return min(map(len, self._kept.values()), default=0)
+
+    # Recomputing
+
+    def _kept_as(self, name: str) -> str | None:
+        """Under which name an activation is kept: what leaves a block is what enters the next, but for hooks there."""
+        if name in self._kept:
+            return name
+        stretch = self.rerun.stretch_of(name)
+        if not isinstance(stretch, int) or name != f"blocks.{stretch}.hook_resid_post":
+            return None
+        entering = f"blocks.{stretch + 1}.hook_resid_pre"
+        return entering if entering in self._kept and entering not in self.hooked else None
+
+    def _raw(self, name: str) -> Tensor:
+        activation = self._kept[name]
+        if version_of(activation) != self._versions[name]:
+            raise StaleCache(
+                f"{name!r} was edited in place since this lazy cache was made, so what follows from it cannot be "
+                "recomputed. Edit a clone."
+            )
+        return activation
+
+    def _recomputed(self, name: str, stretch: Stretch) -> dict[str, Tensor]:
+        """Run a stretch again, for `name` and what comes along within the budget."""
+        model = self.rerun.model
+        entering = self.rerun.input_of(stretch)
+        residual = None if entering is None else self._raw(entering)
+        # A pattern is formed for nobody else, and an optional point may change the shape of others: they come alone.
+        alone = grows_with_the_square(name) or name not in self.names
+        recorder = self.presentation.recorder()
+        recorder.stay_apart_from([residual])
+        left = self.budget
+
+        def record(activation: Tensor, hook: HookPoint) -> None:
+            nonlocal left
+            if hook.name == name or activation.nbytes <= left:
+                recorder.activation(activation, hook)
+                left -= activation.nbytes
+            if alone:
+                raise _Enough
+
+        here = [point for point in model.hook_dict if self.rerun.stretch_of(point) == stretch]
+        replays = [(point, _put_back(self._raw(point))) for point in here if point in self.hooked]
+        along = [name] if alone else [p for p in here if p in self.names and not grows_with_the_square(p)]
+        try:
+            hooks: list[tuple[str, Callable[..., Any]]] = [*replays, *((point, record) for point in along)]
+            leaving = self.rerun.run(stretch, residual, self._kept.get("hook_pos_embed"), hooks)
+        except _Enough:
+            leaving = None
+        if name not in recorder.cache:
+            raise KeyError(name)  # known to the model, and never reached in it
+        if leaving is not None and residual is not None:
+            self._compare(leaving, residual, stretch)
+        return recorder.cache
+
+    def _compare(self, leaving: Tensor, entered: Tensor, stretch: Stretch) -> None:
+        kept = self._kept_as(f"blocks.{stretch}.hook_resid_post")
+        if kept is not None and differs(leaving, self._raw(kept), entered):
+            raise StaleCache(
+                f"Layer {stretch} no longer computes what it did when this lazy cache was made: its weights were "
+                "edited (through .data?), or a hook came or went during that run. Run the model again."
+            )
+
+    def _remember(self, made: dict[str, Tensor], wanted: str) -> None:
+        # Copies of slices, so that what is remembered keeps nothing larger alive: `Recorder` sees to that.
+        wanted_last = [name for name in made if name != wanted] + [wanted]
+        for name in wanted_last:
+            self._recent[name] = made[name]
+            self._recent.move_to_end(name)
+        held = sum(activation.nbytes for activation in self._recent.values())
+        while held > self.budget and len(self._recent) > 1:
+            held -= self._recent.popitem(last=False)[1].nbytes
+
+    # The whole
+
+    def to(self, device: torch.device | str) -> RecomputedActivations:
+        """Return the same, kept on `device`; the model recomputes where it is."""
+
+        def move(activation: Tensor) -> Tensor:
+            return activation.to(device)
+
+        return self._with(move, move, self.rerun, replace(self.presentation, device=device))
+
+    def without_batch_dim(self) -> RecomputedActivations:
+        """Return the same, read without the batch dimension (of one)."""
+        presentation = replace(self.presentation, remove_batch_dim=True)
+        return self._with(lambda kept: kept, lambda given: given[0], self.rerun, presentation)
+
+    def for_examples(self, batch_slice: Slice) -> RecomputedActivations:
+        """Return those of some examples; one alone is read without the batch dimension."""
+        one = batch_slice.mode == "int"
+        with_dim = Slice([batch_slice.slice]) if one else batch_slice
+
+        def pick(activation: Tensor) -> Tensor:
+            return with_dim.apply(activation, dim=0).clone()  # the rest of the batch goes
+
+        mixed = [name for name, activation in self._kept.items() if len(activation) != self.n_examples]
+        if mixed:
+            raise BadInput(f"{mixed[0]!r} had hooks and mixes the examples of a batch: they cannot be taken apart.")
+        presentation = replace(self.presentation, remove_batch_dim=self.presentation.remove_batch_dim or one)
+        return self._with(pick, batch_slice.apply, self.rerun.for_examples(pick), presentation)
+
+    def _with(
+        self,
+        change: Callable[[Tensor], Tensor],
+        change_given: Callable[[Tensor], Tensor],
+        rerun: Rerun,
+        presentation: Presentation,
+    ) -> RecomputedActivations:
+        kept = {name: change(self._raw(name)) for name in self._kept}
+        changed = RecomputedActivations(rerun, kept, self.hooked, list(self.names), presentation, self.budget)
+        changed._given = {name: change_given(activation) for name, activation in self._given.items()}
+        return changed
+
+
+class _Enough(Exception):
+    """What is wanted has been recorded: the rest of the block need not run."""
+
+
+def _put_back(activation: Tensor) -> Callable[..., Tensor]:
+    return lambda computed, hook: activation.to(computed.device)
