@@ -73,7 +73,9 @@ class Recorder:
         return kept
 
     def _sliced(self, tensor: Tensor, name: str) -> Tensor:
-        if self.remove_batch_dim and has_batch_axis(name):
+        if not has_batch_axis(name):
+            return tensor  # whole: its rows are not positions, and do not say whose they are
+        if self.remove_batch_dim:
             if tensor.shape[0] != 1:
                 raise BadInput(
                     f"remove_batch_dim=True needs a batch of one, but {name!r} has a batch of {tensor.shape[0]}."
