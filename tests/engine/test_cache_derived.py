@@ -58,12 +58,14 @@ def test_a_partial_cache_says_all_that_is_missing_before_any_work(model):
     _, partial = model.run_with_cache(TOKENS, names_filter=lambda name: name.endswith(("hook_z", "hook_embed")))
     with pytest.raises(KeyError, match=r"hook_pos_embed.*and 2 more.*\('hook_attn_out', 'hook_mlp_out', 'hook_pos_em"):
         partial.decompose_resid()
-    with pytest.raises(KeyError, match="resid_post.*did not cache"):
-        partial.stack_head_results()
+    assert partial.stack_head_results().shape == (8, 2, 6, 16)
+    with pytest.raises(KeyError, match=r"resid_post.*did not cache"):
+        partial.stack_head_results(incl_remainder=True)
     _, enough = model.run_with_cache(TOKENS, names_filter=lambda n: n.endswith(("hook_z", "1.hook_resid_post")))
     assert enough.stack_head_results(incl_remainder=True).shape == (9, 2, 6, 16)
     _, enough = model.run_with_cache(TOKENS, names_filter=lambda name: name.endswith("hook_post"))
     assert enough.get_neuron_results(1).shape == (2, 6, 64, 16)
+    assert enough.stack_neuron_results(-1, neuron_slice=(0, 3)).shape == (6, 2, 6, 16)
 
 
 def test_the_stream_that_enters_a_layer_goes_by_either_of_its_names(model):

@@ -96,18 +96,20 @@ class HeadMethods(NormMethods):
         """
         reach, positions = self._reach(layer), as_slice(pos_slice)
         scale = self._scale_name(reach.norm) if apply_ln else []
-        self._require([*self._head_names(reach.layer), self._stream_name(reach), *scale])
-        stream = self._stream(reach, positions)
+        names, stream_name = self._head_names(reach.layer), self._stream_name(reach)
+        self._require([*names, *([stream_name] if incl_remainder or not names else []), *scale])
+        # What the stack's dimensions, dtype and device are taken from.
+        like = self._at(names[0], positions, trailing=2)[..., 0, :] if names else self._at(stream_name, positions)
         norm = self._reading_norm(reach, positions) if apply_ln else None
-        readout = Readout.build(None, norm, stream.shape[-1], stream)
+        readout = Readout.build(None, norm, self.model.cfg.d_model, like)
         n_heads = self.model.cfg.n_heads
-        n_stacked = reach.layer * n_heads
+        shape = (reach.layer * n_heads + incl_remainder, *like.shape[:-1], readout.width)
         with torch.no_grad():
-            stack = room_for((n_stacked + incl_remainder, *stream.shape), stream, _CHEAPER)
+            stack = room_for(shape, like, _CHEAPER)
             for block in range(reach.layer):
                 self._write_heads(stack[block * n_heads :][:n_heads], block, positions, readout)
             if incl_remainder:
-                torch.sub(stream, stack[:-1].sum(0), out=stack[-1])
+                torch.sub(self._stream(reach, positions).to(stack.device), stack[:-1].sum(0), out=stack[-1])
             readout.finish_(stack)
         labels = self._head_labels(reach) + ["remainder"] * incl_remainder
         return (stack, labels) if return_labels else stack

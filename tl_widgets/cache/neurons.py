@@ -74,10 +74,7 @@ class NeuronMethods(NormMethods):
         >>> cache.get_neuron_results(0, pos_slice=-1, project_output_onto=model.W_U[:, 7]).shape
         torch.Size([1, 64])
         """
-        n_layers = self.model.cfg.n_layers
-        if isinstance(layer, bool) or not hasattr(layer, "__index__") or not -n_layers <= layer < n_layers:
-            raise UnknownName(f"There is no layer {layer!r}: layers go from 0 to {n_layers - 1} (-1 is the last).")
-        layer = int(layer) % n_layers
+        layer = self._layer(layer)
         positions, neurons = as_slice(pos_slice), keeping_axis(neuron_slice)
         names = self._neuron_names(layer)
         self._require(names)
@@ -138,22 +135,31 @@ class NeuronMethods(NormMethods):
         reach, positions, neurons = self._reach(layer), as_slice(pos_slice), keeping_axis(neuron_slice)
         scale = self._scale_name(reach.norm) if apply_ln else []
         names = [name for block in range(reach.layer) for name in self._neuron_names(block)]
-        self._require([*names, self._stream_name(reach), *scale])
-        stream = self._stream(reach, positions)
+        stream_name = self._stream_name(reach)
+        self._require([*names, *([stream_name] if incl_remainder or not names else []), *scale])
+        like = self._at(names[0] if names else stream_name, positions)
         norm = self._reading_norm(reach, positions) if apply_ln else None
-        readout = Readout.build(project_output_onto, norm, stream.shape[-1], stream)
+        readout = Readout.build(project_output_onto, norm, self.model.cfg.d_model, like)
         n_picked = len(self._picked(neurons))
-        shape = (reach.layer * n_picked + incl_remainder, *stream.shape[:-1], readout.width)
+        shape = (reach.layer * n_picked + incl_remainder, *like.shape[:-1], readout.width)
         with torch.no_grad():
-            stack = room_for(shape, stream, CHEAPER)
+            stack = room_for(shape, like, CHEAPER)
             for block in range(reach.layer):
                 self._write_neurons(stack[block * n_picked :][:n_picked], block, positions, neurons, readout)
             if incl_remainder:
-                torch.sub(readout.of_vectors(stream), stack[:-1].sum(0), out=stack[-1])
+                stream = readout.of_vectors(self._stream(reach, positions).to(stack.device))
+                torch.sub(stream, stack[:-1].sum(0), out=stack[-1])
             readout.finish_(stack)
         stack = readout.squeezed(stack)
         labels = self._neuron_labels(reach, neurons) + ["remainder"] * incl_remainder
         return (stack, labels) if return_labels else stack
+
+    def _layer(self, layer: int) -> int:
+        """The number of one layer; negative ones count from the end."""
+        n_layers = self.model.cfg.n_layers
+        if isinstance(layer, bool) or not hasattr(layer, "__index__") or not -n_layers <= layer < n_layers:
+            raise UnknownName(f"There is no layer {layer!r}: layers go from 0 to {n_layers - 1} (-1 is the last).")
+        return int(layer) % n_layers
 
     def _neuron_names(self, layer: int) -> list[str]:
         """What `_write_neurons` reads of one layer, its activations first."""
