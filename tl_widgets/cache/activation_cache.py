@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Iterator, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from tl_widgets.cache import saving
 from tl_widgets.cache.decomposition import DecompositionMethods
 from tl_widgets.cache.logits import LogitMethods
 from tl_widgets.cache.names import get_act_name
@@ -48,6 +50,8 @@ class ActivationCache(ResidualMethods, DecompositionMethods, LogitMethods):
     >>> cache["pattern", 1].shape, cache["resid_post", -1].shape, cache["embed"].shape
     (torch.Size([1, 4, 3, 3]), torch.Size([1, 3, 16]), torch.Size([1, 3, 16]))
     """
+
+    kind: ClassVar[str] = "full"  # in a file
 
     def __init__(
         self,
@@ -192,6 +196,46 @@ class ActivationCache(ResidualMethods, DecompositionMethods, LogitMethods):
         """
         warnings.warn(f"Gradients are now {'on' if mode else 'off'} everywhere, not in this cache alone.", stacklevel=2)
         torch.set_grad_enabled(mode)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the cache to a safetensors file; `load` reads it again.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tl_widgets import HookedTransformer
+        >>> model = HookedTransformer(dict(n_layers=1, d_model=16, n_ctx=8, d_head=4, act_fn="gelu", d_vocab=50))
+        >>> logits, cache = model.run_with_cache([3, 1, 4])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cache.save(f"{folder}/cache.safetensors")
+        ...     again = ActivationCache.load(f"{folder}/cache.safetensors", model)
+        >>> torch.equal(again["pattern", 0], cache["pattern", 0])
+        True
+        """
+        saving.write(self._saved(), self.model, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: Any) -> ActivationCache:
+        """Read a cache, of either kind, that `model` made (or one like it).
+
+        Raises
+        ------
+        CannotLoad
+            If the file is no cache, or not a whole one, or of a model of another shape.
+        """
+        saved = saving.read(path, model)
+        kinds: dict[str, type[ActivationCache]] = {"full": ActivationCache}
+        kinds |= {kind.kind: kind for kind in ActivationCache.__subclasses__()}
+        if saved.kind not in kinds:
+            raise unknown("kind of cache", saved.kind, kinds)
+        return kinds[saved.kind]._from_saved(saved, model)
+
+    def _saved(self) -> saving.Saved:
+        return saving.Saved(self.kind, dict(self.cache_dict), self.has_batch_dim, self.tokens, self.mask, {})
+
+    @classmethod
+    def _from_saved(cls, saved: saving.Saved, model: Any) -> ActivationCache:
+        return ActivationCache(saved.activations, model, saved.has_batch_dim, saved.tokens, saved.mask)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the view behind: a copy, or the same cache in another process, makes its own."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
+from tl_widgets.cache import saving
 from tl_widgets.cache.activation_cache import ActivationCache
 from tl_widgets.cache.recomputed import Presentation, RecomputedActivations
 from tl_widgets.cache.rerun import Rerun
@@ -36,6 +38,8 @@ class LazyActivationCache(ActivationCache):
     (True, True)
     >>> torch.testing.assert_close(cache["pattern", 1], full["pattern", 1])
     """
+
+    kind: ClassVar[str] = "lazy"
 
     cache_dict: RecomputedActivations
 
@@ -70,6 +74,50 @@ class LazyActivationCache(ActivationCache):
 
     def _of_items(self, items: Slice) -> RecomputedActivations:
         return self.cache_dict.for_examples(items)
+
+    def _saved(self) -> saving.Saved:
+        store = self.cache_dict
+        rerun, presentation = store.rerun, store.presentation
+        if rerun.past is not None:
+            raise BadInput(
+                "A lazy cache of a run that went on from a key/value cache cannot be saved; a full one can: "
+                "ActivationCache(dict(cache), model).save(path)."
+            )
+        about = {
+            "from_tokens": rerun.tokens is not None,
+            "layers": [rerun.layers.start, rerun.layers.stop],
+            "to_the_end": rerun.to_the_end,
+            "hooked": sorted(store.hooked),
+            "names": list(store.names),
+            "remove_batch_dim": presentation.remove_batch_dim,
+            "pos_slice": _as_json(presentation.pos_slice),
+        }
+        return saving.Saved(self.kind, store.kept, self.has_batch_dim, self.tokens, self.mask, about)
+
+    @classmethod
+    def _from_saved(cls, saved: saving.Saved, model: Any) -> LazyActivationCache:
+        about = saved.about
+        tokens = saved.tokens if about["from_tokens"] else None
+        rerun = Rerun(model, tokens, saved.mask, None, range(*about["layers"]), about["to_the_end"])
+        presentation = Presentation(None, about["remove_batch_dim"], _from_json(about["pos_slice"]), private=True)
+        store = RecomputedActivations(
+            rerun, saved.activations, frozenset(about["hooked"]), about["names"], presentation
+        )
+        store.check()
+        return cls(store, model, saved.has_batch_dim, saved.tokens, saved.mask)
+
+
+def _as_json(pos_slice: Slice) -> Any:
+    picked = pos_slice.slice
+    return (
+        {"slice": [picked.start, picked.stop, picked.step]}
+        if isinstance(picked, slice)
+        else np.asarray(picked).tolist()
+    )
+
+
+def _from_json(picked: Any) -> Slice:
+    return Slice(slice(*picked["slice"])) if isinstance(picked, dict) else Slice(picked)
 
 
 def run_lazily(

@@ -69,7 +69,7 @@ class RecomputedActivations(MutableMapping[str, Tensor]):
         self.names = dict.fromkeys(names)
         self.presentation = presentation
         self.budget = budget
-        self._kept = kept
+        self.kept = kept
         self._versions = {name: version_of(activation) for name, activation in kept.items()}
         self._given: dict[str, Tensor] = {}  # by assignment, like the items of a dict
         self._recent: OrderedDict[str, Tensor] = OrderedDict()
@@ -111,27 +111,27 @@ class RecomputedActivations(MutableMapping[str, Tensor]):
     @property
     def nbytes(self) -> int:
         """Bytes that are held now: what is kept, and what was recomputed lately."""
-        return sum(each.nbytes for held in (self._kept, self._recent, self._given) for each in held.values())
+        return sum(each.nbytes for held in (self.kept, self._recent, self._given) for each in held.values())
 
     @property
     def n_examples(self) -> int:
         """Size of the batch."""
-        return min(map(len, self._kept.values()), default=0)
+        return min(map(len, self.kept.values()), default=0)
 
     # Recomputing
 
     def _kept_as(self, name: str) -> str | None:
         """Under which name an activation is kept: what leaves a block is what enters the next, but for hooks there."""
-        if name in self._kept:
+        if name in self.kept:
             return name
         stretch = self.rerun.stretch_of(name)
         if not isinstance(stretch, int) or name != f"blocks.{stretch}.hook_resid_post":
             return None
         entering = f"blocks.{stretch + 1}.hook_resid_pre"
-        return entering if entering in self._kept and entering not in self.hooked else None
+        return entering if entering in self.kept and entering not in self.hooked else None
 
     def _raw(self, name: str) -> Tensor:
-        activation = self._kept[name]
+        activation = self.kept[name]
         if version_of(activation) != self._versions[name]:
             raise StaleCache(
                 f"{name!r} was edited in place since this lazy cache was made, so what follows from it cannot be "
@@ -141,7 +141,6 @@ class RecomputedActivations(MutableMapping[str, Tensor]):
 
     def _recomputed(self, name: str, stretch: Stretch) -> dict[str, Tensor]:
         """Run a stretch again, for `name` and what comes along within the budget."""
-        model = self.rerun.model
         entering = self.rerun.input_of(stretch)
         residual = None if entering is None else self._raw(entering)
         # A pattern is formed for nobody else, and an optional point may change the shape of others: they come alone.
@@ -158,12 +157,10 @@ class RecomputedActivations(MutableMapping[str, Tensor]):
             if alone:
                 raise _Enough
 
-        here = [point for point in model.hook_dict if self.rerun.stretch_of(point) == stretch]
-        replays = [(point, _put_back(self._raw(point))) for point in here if point in self.hooked]
-        along = [name] if alone else [p for p in here if p in self.names and not grows_with_the_square(p)]
+        along = [name] if alone else [p for p in self._points_of(stretch) if not grows_with_the_square(p)]
         try:
-            hooks: list[tuple[str, Callable[..., Any]]] = [*replays, *((point, record) for point in along)]
-            leaving = self.rerun.run(stretch, residual, self._kept.get("hook_pos_embed"), hooks)
+            hooks = [*self._replays(stretch), *((point, record) for point in along)]
+            leaving = self.rerun.run(stretch, residual, self.kept.get("hook_pos_embed"), hooks)
         except _Enough:
             leaving = None
         if name not in recorder.cache:
@@ -171,6 +168,14 @@ class RecomputedActivations(MutableMapping[str, Tensor]):
         if leaving is not None and residual is not None:
             self._compare(leaving, residual, stretch)
         return recorder.cache
+
+    def _points_of(self, stretch: Stretch) -> list[str]:
+        return [name for name in self.names if self.rerun.stretch_of(name) == stretch]
+
+    def _replays(self, stretch: Stretch) -> list[tuple[str, Callable[..., Any]]]:
+        """Hooks that give what hooks gave in the run."""
+        hooked = [name for name in self.hooked if self.rerun.stretch_of(name) == stretch]
+        return [(name, _put_back(self._raw(name))) for name in hooked]
 
     def _compare(self, leaving: Tensor, entered: Tensor, stretch: Stretch) -> None:
         kept = self._kept_as(f"blocks.{stretch}.hook_resid_post")
@@ -213,11 +218,25 @@ class RecomputedActivations(MutableMapping[str, Tensor]):
         def pick(activation: Tensor) -> Tensor:
             return with_dim.apply(activation, dim=0).clone()  # the rest of the batch goes
 
-        mixed = [name for name, activation in self._kept.items() if len(activation) != self.n_examples]
+        mixed = [name for name, activation in self.kept.items() if len(activation) != self.n_examples]
         if mixed:
             raise BadInput(f"{mixed[0]!r} had hooks and mixes the examples of a batch: they cannot be taken apart.")
         presentation = replace(self.presentation, remove_batch_dim=self.presentation.remove_batch_dim or one)
         return self._with(pick, batch_slice.apply, self.rerun.for_examples(pick), presentation)
+
+    def check(self) -> None:
+        """Run every layer again, to see that the model computes what it did.
+
+        Raises
+        ------
+        StaleCache
+            If it does not.
+        """
+        for layer in self.rerun.layers:
+            residual = self._raw(f"blocks.{layer}.hook_resid_pre")
+            leaving = self.rerun.run(layer, residual, self.kept.get("hook_pos_embed"), self._replays(layer))
+            assert leaving is not None
+            self._compare(leaving, residual, layer)
 
     def _with(
         self,
@@ -226,7 +245,7 @@ class RecomputedActivations(MutableMapping[str, Tensor]):
         rerun: Rerun,
         presentation: Presentation,
     ) -> RecomputedActivations:
-        kept = {name: change(self._raw(name)) for name in self._kept}
+        kept = {name: change(self._raw(name)) for name in self.kept}
         changed = RecomputedActivations(rerun, kept, self.hooked, list(self.names), presentation, self.budget)
         changed._given = {name: change_given(activation) for name, activation in self._given.items()}
         return changed

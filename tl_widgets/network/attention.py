@@ -196,10 +196,10 @@ class AbstractAttention(nn.Module):
         bias = mask.score_bias(scores.dtype)
         if bias is not None:
             scores = scores + bias
-        scores = scores.masked_fill(~mask.allowed(self.is_local), -math.inf)
+        scores = scores.masked_fill_(~mask.allowed(self.is_local), -math.inf)  # in place: nobody has seen them yet
         scores = self.hook_attn_scores(scores)
         pattern = self._pattern(scores)
-        if mask.tokens_mask is not None or is_watched(self.hook_attn_scores):
+        if mask.tokens_mask is not None or may_edit(self.hook_attn_scores):
             # A query without keys, for padding's sake or a hook's, attends to nothing; other NaNs are to be seen.
             pattern = pattern.masked_fill((scores == -math.inf).all(-1, keepdim=True), 0.0)
         pattern = self.hook_pattern(_editable(self.hook_pattern, pattern))
