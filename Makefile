@@ -10,7 +10,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --constraint con
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup lab test check format js dist browser notebooks screenshots clean
+.PHONY: help setup lab test check format js dist browser notebooks screenshots toys clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,9 @@ screenshots: browser js ## take the README's pictures anew
 	$(PY) -m pytest tests/browser -k both_themes
 	@mkdir -p docs
 	@for theme in light dark; do cp test-artifacts/explorer-$$theme.png docs/first-look-$$theme.png; done
+
+toys: .venv/.lab ## train the toy models anew (minutes); ARGS="--checkpoints FOLDER" keeps the way there too
+	$(PY) -m tl_widgets.toys $(ARGS)
 
 clean: ## remove all that these targets made
 	rm -rf .venv dist js/node_modules tl_widgets/views/static test-artifacts .mypy_cache .pytest_cache .ruff_cache

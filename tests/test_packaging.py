@@ -14,6 +14,11 @@ import hatch_build
 
 ROOT = Path(__file__).parents[1]
 STATIC = "tl_widgets/views/static/"
+TOYS = {
+    f"tl_widgets/loading/toys/{toy}/{file}"
+    for toy in ("toy-induction", "toy-1l-mlp")
+    for file in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+}
 
 
 def hatchling_build(kind, source, out, path=None):
@@ -35,6 +40,7 @@ def sdist(tmp_path_factory):
 def test_wheel_is_the_package_with_its_bundle(tmp_path):
     names = zipfile.ZipFile(hatchling_build("wheel", ROOT, tmp_path)).namelist()
     assert any(name.startswith(STATIC) and name.endswith(".js") for name in names)
+    assert set(names) >= TOYS
     assert {name.split("/")[0] for name in names} == {"tl_widgets", "tl_widgets-0.1.0.dist-info"}
 
 
@@ -45,7 +51,9 @@ def test_sdist_builds_a_wheel_without_node(sdist, tmp_path):
     assert not any("node_modules" in name for name in names)
     (source,) = tmp_path.iterdir()
     wheel = hatchling_build("wheel", source, tmp_path / "out", path=tmp_path)
-    assert any(name.startswith(STATIC) for name in zipfile.ZipFile(wheel).namelist())
+    names = zipfile.ZipFile(wheel).namelist()
+    assert any(name.startswith(STATIC) for name in names)
+    assert set(names) >= TOYS
 
 
 class TestJavaScriptBuild:

@@ -8,7 +8,7 @@ torch.Size([1, 4, 3, 3])
 """
 
 from tl_widgets import utils
-from tl_widgets.analysis import SVDInterpreter
+from tl_widgets.analysis import Comparison, HookedTransformerTrainConfig, SVDInterpreter, compare_with_hf, train
 from tl_widgets.cache import ActivationCache
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.display import options
@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ActivationCache",
+    "Comparison",
     "FactoredMatrix",
     "HookPoint",
     "HookedRootModule",
@@ -33,9 +34,12 @@ __all__ = [
     "HookedTransformerConfig",
     "HookedTransformerKeyValueCache",
     "HookedTransformerKeyValueCacheEntry",
+    "HookedTransformerTrainConfig",
     "SVDInterpreter",
     "TransformerLensKeyValueCache",
     "TransformerLensKeyValueCacheEntry",
+    "compare_with_hf",
     "options",
+    "train",
     "utils",
 ]

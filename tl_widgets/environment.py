@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import warnings
 from pathlib import Path
 from types import ModuleType
 
 import torch
+
+from tl_widgets.errors import BadInput
 
 
 def print_gpu_mem(step_name: str = "") -> None:
@@ -58,3 +62,46 @@ def library(name: str, needed_by: str) -> ModuleType:
     if not is_library_available(name):
         raise ImportError(f"{needed_by} needs {name}, which is not installed: pip install {name}", name=name)
     return importlib.import_module(name)
+
+
+def warn_if_mps(device: str | torch.device) -> None:
+    """Warn that Apple's GPU may compute wrongly; ``TRANSFORMERLENS_ALLOW_MPS=1`` in the environment is for silence."""
+    if torch.device(device).type == "mps" and os.environ.get("TRANSFORMERLENS_ALLOW_MPS") != "1":
+        warnings.warn(
+            f"On MPS some operations of PyTorch {torch.__version__} give wrong results without an error; compare with "
+            "the CPU. TRANSFORMERLENS_ALLOW_MPS=1 silences this warning.",
+            stacklevel=2,
+        )
+
+
+def calculate_available_device_cuda_memory(i: int) -> int:
+    """Bytes that new tensors may take on CUDA device `i`: what is free, and what torch keeps but does not use."""
+    kept = torch.cuda.memory_reserved(i) - torch.cuda.memory_allocated(i)
+    return torch.cuda.mem_get_info(i)[0] + kept
+
+
+def determine_available_memory_for_available_devices(max_devices: int) -> list[tuple[int, int]]:
+    """``(device, bytes)`` of the first `max_devices` CUDA devices, or of all if there are fewer."""
+    n_devices = min(max_devices, torch.cuda.device_count())
+    return [(i, calculate_available_device_cuda_memory(i)) for i in range(n_devices)]
+
+
+def sort_devices_based_on_available_memory(devices: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """``(device, bytes)`` with most memory first.
+
+    Examples
+    --------
+    >>> sort_devices_based_on_available_memory([(0, 4), (1, 8)])
+    [(1, 8), (0, 4)]
+    """
+    return sorted(devices, key=lambda device: device[1], reverse=True)
+
+
+def get_best_available_cuda_device(max_devices: int | None = None) -> torch.device:
+    """Return the CUDA device with most memory to be had, among the first `max_devices` or all."""
+    if max_devices is None:
+        max_devices = torch.cuda.device_count()
+    devices = sort_devices_based_on_available_memory(determine_available_memory_for_available_devices(max_devices))
+    if not devices:
+        raise BadInput("This machine has no CUDA device that torch can use.")
+    return torch.device("cuda", devices[0][0])

@@ -11,6 +11,7 @@ from torch import Tensor
 from tl_widgets.cache import ActivationCache, LazyActivationCache
 from tl_widgets.cache.lazy_cache import run_lazily
 from tl_widgets.cache.rerun import Rerun
+from tl_widgets.calls import select_compatible_kwargs
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.errors import BadInput, BadType
 from tl_widgets.loading.pretrained import FromPretrained
@@ -291,9 +292,9 @@ class HookedTransformer(TextMethods, DeviceMethods, FromPretrained):
         tuple
             The output, and the cache.
         """
-        run = inspect.signature(self.forward).parameters
-        options = {name: kwargs.pop(name) for name in list(kwargs) if name not in run}
-        given = inspect.signature(self.forward).bind(*model_args, **kwargs).arguments
+        for_run = select_compatible_kwargs(kwargs, self.forward)
+        options = {name: value for name, value in kwargs.items() if name not in for_run}
+        given = inspect.signature(self.forward).bind(*model_args, **for_run).arguments
         reading = {name: given.pop(name, None) for name in ("prepend_bos", "padding_side", "attention_mask")}
         if given.get("start_at_layer") is None:
             batch = self.read(given["input"], **reading)

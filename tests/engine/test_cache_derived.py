@@ -117,6 +117,14 @@ def test_stacking_heads_leaves_the_cache_as_it_is(cache):
     assert torch.equal(stack, before)
 
 
+@pytest.mark.parametrize("name", ["gpt2-like", "post-norms", "every optional point"])
+def test_norms_of_heads(name):
+    _, model = pair(CONFIGS[name])
+    _, cache = model.run_with_cache(TOKENS)
+    norms = torch.cat([cache.stack_head_norms(layer) for layer in (0, -1)])
+    torch.testing.assert_close(norms, cache.stack_head_results().norm(dim=-1), **CLOSE)
+
+
 def test_tokens_in_every_form(cache):
     stack = cache.accumulated_resid()
     expected = cache.logit_attrs(stack, 7)

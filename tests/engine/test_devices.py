@@ -7,7 +7,7 @@ import torch
 
 from tests.engine.oracle import GPT2_LIKE, LLAMA_LIKE
 from tl_widgets import HookedTransformer
-from tl_widgets.network.devices import device_of_block
+from tl_widgets.network.devices import get_device_for_block_index
 
 TOKENS = torch.tensor([[5, 9, 17, 30]])
 
@@ -48,9 +48,9 @@ def test_devices_that_are_not_there_are_clear_errors(monkeypatch):
 
 def test_layers_are_split_in_order():
     cfg = HookedTransformer(GPT2_LIKE | dict(n_layers=7)).cfg
-    assert {device_of_block(i, cfg) for i in range(7)} == {torch.device("cpu")}
+    assert {get_device_for_block_index(i, cfg) for i in range(7)} == {torch.device("cpu")}
     cfg.device, cfg.n_devices = "cuda", 3
-    assert [device_of_block(i, cfg).index for i in range(7)] == [0, 0, 0, 1, 1, 2, 2]
+    assert [get_device_for_block_index(i, cfg).index for i in range(7)] == [0, 0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("config", [GPT2_LIKE, LLAMA_LIKE], ids=["gpt2-like", "llama-like"])

@@ -114,13 +114,46 @@ class HeadMethods(NormMethods):
         labels = self._head_labels(reach) + ["remainder"] * incl_remainder
         return (stack, labels) if return_labels else stack
 
+    @torch.no_grad()
+    def stack_head_norms(self, layer: int) -> Tensor:
+        """How much each head of one layer adds to the residual stream: the length of its vector.
+
+        Parameters
+        ----------
+        layer
+            This layer; negative ones count from the end.
+
+        Returns
+        -------
+        Tensor
+            ``[head, *batch_and_pos]``.
+
+        Examples
+        --------
+        >>> from tl_widgets import HookedTransformer
+        >>> model = HookedTransformer(dict(n_layers=2, d_model=16, n_ctx=32, d_head=4, act_fn="gelu", d_vocab=50))
+        >>> _, cache = model.run_with_cache([3, 1, 4])
+        >>> cache.stack_head_norms(-1).shape
+        torch.Size([4, 1, 3])
+        """
+        layer, cfg = self._layer(layer), self.model.cfg
+        names = self._head_names_of(layer)
+        self._require(names)
+        like = self[names[0]][..., 0, :]
+        heads = room_for(
+            (cfg.n_heads, *like.shape[:-1], cfg.d_model), like, "run_with_cache(pos_slice=...) keeps less."
+        )
+        self._write_heads(heads, layer, Slice(), Readout(None, None, cfg.d_model))
+        return heads.norm(dim=-1)
+
     def _head_names(self, n_attentions: int) -> list[str]:
         """What `_write_heads` reads of the first layers."""
-        names = []
-        for layer in range(n_attentions):
-            result, z = f"blocks.{layer}.attn.hook_result", f"blocks.{layer}.attn.hook_z"
-            names += [result if result in self else z, *self._post_norm_names(layer, "ln1")]
-        return names
+        return [name for layer in range(n_attentions) for name in self._head_names_of(layer)]
+
+    def _head_names_of(self, layer: int) -> list[str]:
+        """What `_write_heads` reads of one layer, first what has heads."""
+        result, z = f"blocks.{layer}.attn.hook_result", f"blocks.{layer}.attn.hook_z"
+        return [result if result in self else z, *self._post_norm_names(layer, "ln1")]
 
     def _head_labels(self, reach: Reach) -> list[str]:
         return [f"L{layer}H{head}" for layer in range(reach.n_attentions) for head in range(self.model.cfg.n_heads)]

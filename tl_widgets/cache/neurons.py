@@ -154,13 +154,6 @@ class NeuronMethods(NormMethods):
         labels = self._neuron_labels(reach, neurons) + ["remainder"] * incl_remainder
         return (stack, labels) if return_labels else stack
 
-    def _layer(self, layer: int) -> int:
-        """The number of one layer; negative ones count from the end."""
-        n_layers = self.model.cfg.n_layers
-        if isinstance(layer, bool) or not hasattr(layer, "__index__") or not -n_layers <= layer < n_layers:
-            raise UnknownName(f"There is no layer {layer!r}: layers go from 0 to {n_layers - 1} (-1 is the last).")
-        return int(layer) % n_layers
-
     def _neuron_names(self, layer: int) -> list[str]:
         """What `_write_neurons` reads of one layer, its activations first."""
         cfg = self.model.cfg

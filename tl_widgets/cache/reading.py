@@ -85,6 +85,13 @@ class Readable(Mapping[str, Tensor]):
             mlp_input = False
         return Reach(at, n_layers, bool(mlp_input))
 
+    def _layer(self, layer: int) -> int:
+        """The number of one layer; negative ones count from the end."""
+        n_layers = self.model.cfg.n_layers
+        if isinstance(layer, bool) or not hasattr(layer, "__index__") or not -n_layers <= layer < n_layers:
+            raise UnknownName(f"There is no layer {layer!r}: layers go from 0 to {n_layers - 1} (-1 is the last).")
+        return int(layer) % n_layers
+
     def _has_resid_mid(self) -> bool:
         """Whether blocks have a residual stream between attention and MLP (parallel ones add both at once)."""
         cfg = self.model.cfg

@@ -25,18 +25,18 @@ def config_of(source: Source, **overrides: Any) -> tuple[HookedTransformerConfig
         Fields of the config that the caller sets; ``first_n_layers`` and ``n_ctx`` shorten the model.
     """
     family = family_of(source.architecture)
-    fields = family.config(source.config) | {"model_name": source.name, "original_architecture": source.architecture}
+    fields = {"model_name": source.name, "original_architecture": source.architecture} | family.config(source.config)
     first_n_layers, n_ctx = overrides.pop("first_n_layers", None), overrides.pop("n_ctx", None)
     if first_n_layers is not None:
         if not 0 < first_n_layers <= fields["n_layers"]:
             raise BadInput(f"first_n_layers is 1 to {fields['n_layers']} for {source.name}, not {first_n_layers}.")
         fields["n_layers"] = first_n_layers
     if n_ctx is not None:
-        is_learned = fields.get("positional_embedding_type", "standard") == "standard"
+        is_learned = fields.get("positional_embedding_type", "standard") in ("standard", "shortformer")
         if n_ctx < 1 or (is_learned and n_ctx > fields["n_ctx"]):
             raise BadInput(f"n_ctx is 1 to {fields['n_ctx']} for {source.name}, not {n_ctx}: positions are learned.")
         fields["n_ctx"] = n_ctx
-    return HookedTransformerConfig(**fields | overrides, init_weights=False), family
+    return HookedTransformerConfig.from_dict(fields | overrides | {"init_weights": False}), family
 
 
 @torch.no_grad()

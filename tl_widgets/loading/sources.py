@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tl_widgets.errors import BadInput, BadType, CannotLoad
 from tl_widgets.loading import gguf, names
+from tl_widgets.loading.families import saved
 
 # What a hub download needs; pickled weights are not among it.
 _HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "vocab*", "merges*", "*.jinja"]
@@ -28,13 +29,15 @@ class Source:
     name
         What to call it: the last part of its hub id, directory or file.
     config
-        Its transformers config.
+        Its transformers config; for a model of ours, the dict that it was saved with.
     tensors
         Its weights by their names there; each is read when it is asked for.
     load_tokenizer
         Returns its tokenizer, or None where there is none.
     architecture
-        The transformers class that it was saved from.
+        The transformers class that it was saved from, or ``"HookedTransformer"``.
+    folder
+        The directory that holds it, which transformers can load; None for a model in memory, or one of ours.
     """
 
     name: str
@@ -42,10 +45,11 @@ class Source:
     tensors: Mapping[str, Tensor]
     load_tokenizer: Callable[[], Any]
     architecture: str | None
+    folder: Path | None = None
 
 
 def find_source(model_name: str | os.PathLike[str], hf_model: Any = None, **hub_options: Any) -> Source:
-    """Find a model by alias, hub id, local directory or GGUF file; `hf_model` is used as it is.
+    """Find a model by alias, hub id, local directory, GGUF file or a toy's name; `hf_model` is used as it is.
 
     Raises
     ------
@@ -76,6 +80,8 @@ def find_source(model_name: str | os.PathLike[str], hf_model: Any = None, **hub_
         return from_directory(path)
     if path.suffix == ".gguf" or model_name.startswith((".", "/", "~")) or model_name.count("/") > 1:
         raise CannotLoad(f"There is no file or directory {model_name!r}.")
+    if model_name.lower() in names.TOYS:
+        return from_directory(names.TOYS[model_name.lower()])
     hub_id = names.hub_id_of(model_name)
     packaged = names.packaged_gguf(hub_id) if hub_id else None
     if packaged:
@@ -140,15 +146,27 @@ def from_directory(folder: Path, name: str | None = None) -> Source:
     if len(ggufs) == 1 and not list(folder.glob("*.safetensors")):
         return from_gguf(ggufs[0], name)
     if not (folder / "config.json").is_file():
-        raise CannotLoad(f"{folder} has no config.json: it does not hold a transformers model.")
-    from transformers import AutoConfig
-
+        raise CannotLoad(
+            f"{folder} has no config.json: it holds no model of transformers, and none that save_pretrained left."
+        )
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config, architecture = _config(folder)
     except (ValueError, KeyError, OSError) as error:
         raise CannotLoad(f"The config.json of {folder} could not be read: {error}") from error
-    architecture = next(iter(config.architectures or []), None)
-    return Source(name or folder.name, config, SafetensorsFiles(folder), lambda: _tokenizer(folder), architecture)
+    tensors = SafetensorsFiles(folder)
+    theirs = None if architecture == saved.ARCHITECTURE else folder
+    return Source(name or folder.name, config, tensors, lambda: _tokenizer(folder), architecture, theirs)
+
+
+def _config(folder: Path) -> tuple[Any, str | None]:
+    """Return a directory's config, and the architecture that it names."""
+    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if written.get("architectures") == [saved.ARCHITECTURE]:
+        return written, saved.ARCHITECTURE
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return config, next(iter(config.architectures or []), None)
 
 
 def _tokenizer(folder: Path) -> Any:

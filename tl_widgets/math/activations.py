@@ -25,6 +25,22 @@ def solu(input: Tensor) -> Tensor:
     return input * F.softmax(input, dim=-1)
 
 
+def softcap_enabled(cap: float | None) -> bool:
+    """Whether a soft cap caps anything: None and what is not positive mean none."""
+    return cap is not None and cap > 0
+
+
+def apply_softcap(x: Tensor, cap: float | None) -> Tensor:
+    """``cap * tanh(x / cap)``, which stays within ``-cap`` and ``cap``; `x` itself where there is no cap.
+
+    Examples
+    --------
+    >>> apply_softcap(torch.tensor([0.1, 100.0]), 2.0)
+    tensor([0.0999, 2.0000])
+    """
+    return cap * torch.tanh(x / cap) if cap is not None and softcap_enabled(cap) else x
+
+
 def relu2(x: Tensor) -> Tensor:
     """``relu(x) ** 2`` (https://arxiv.org/abs/2109.08668)."""
     return F.relu(x).square()

@@ -13,6 +13,7 @@ from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.errors import BadInput
 from tl_widgets.hooks import HookPoint, is_watched, may_edit
 from tl_widgets.math import FactoredMatrix
+from tl_widgets.math.activations import apply_softcap, softcap_enabled
 from tl_widgets.network import weights
 from tl_widgets.network.masking import AttentionMask
 from tl_widgets.network.norm import RMSNorm
@@ -157,7 +158,7 @@ class AbstractAttention(nn.Module):
         return (
             is_watched(self.hook_attn_scores)
             or is_watched(self.hook_pattern)
-            or self.cfg.attn_scores_soft_cap > 0
+            or softcap_enabled(self.cfg.attn_scores_soft_cap)
             or self.cfg.use_attention_sinks
         )
 
@@ -190,9 +191,7 @@ class AbstractAttention(nn.Module):
     def _attend_in_steps(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
         """``[batch, head, pos, d_head]``, through scores and patterns that hooks can see and change."""
         k, v = self._for_every_head(k), self._for_every_head(v)
-        scores = (q * self._score_scale()) @ k.transpose(-2, -1)
-        if self.cfg.attn_scores_soft_cap > 0:
-            scores = self.cfg.attn_scores_soft_cap * torch.tanh(scores / self.cfg.attn_scores_soft_cap)
+        scores = apply_softcap((q * self._score_scale()) @ k.transpose(-2, -1), self.cfg.attn_scores_soft_cap)
         bias = mask.score_bias(scores.dtype)
         if bias is not None:
             scores = scores + bias

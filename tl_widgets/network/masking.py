@@ -71,7 +71,7 @@ class AttentionMask:
         if self.tokens_mask is None:
             self.key_positions = torch.arange(n_past + n_pos, device=device)[None]
         else:
-            self.key_positions = (self.tokens_mask.long().cumsum(-1) - 1).clamp(min=0)
+            self.key_positions = get_offset_position_ids(0, self.tokens_mask)
         self.positions = self.key_positions[:, n_past:]
         self.pos_embed: Tensor | None = None
         self._allowed: dict[bool, Tensor] = {}
@@ -133,3 +133,21 @@ class AttentionMask:
 def alibi_slopes(n_heads: int, device: torch.device | None = None) -> Tensor:
     """How fast each head's scores fall with distance, ``[n_heads]`` (ALiBi, https://arxiv.org/abs/2108.12409)."""
     return 2.0 ** (-8.0 * torch.arange(1, n_heads + 1, device=device) / n_heads)
+
+
+def get_offset_position_ids(past_kv_pos_offset: int, attention_mask: Tensor) -> Tensor:
+    """Positions counted over real tokens ``[batch, pos]``, of those that follow the first so many.
+
+    Parameters
+    ----------
+    past_kv_pos_offset
+        How many positions a key/value cache holds.
+    attention_mask
+        ``[batch, past_kv_pos_offset + pos]``, 0 for padding; padding before the text is at position 0 too.
+
+    Examples
+    --------
+    >>> get_offset_position_ids(1, torch.tensor([[0, 0, 1, 1]]))
+    tensor([[0, 0, 1]])
+    """
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, past_kv_pos_offset:]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.errors import BadInput
 from tl_widgets.hooks import HookedRootModule, HookPoint, has_torch_hooks
+from tl_widgets.math.activations import apply_softcap
 from tl_widgets.network.block import TransformerBlock
 from tl_widgets.network.embed import Embed, PosEmbed, Unembed
 from tl_widgets.network.init import init_weights_
@@ -185,9 +186,7 @@ class Network(StackedWeights, HookedRootModule):
 
     def to_logits(self, normalized: Tensor) -> Tensor:
         """Output of the final norm -> logits ``[batch, pos, d_vocab_out]``."""
-        logits = self.unembed(normalized)
-        cap = self.cfg.output_logits_soft_cap
-        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+        return apply_softcap(self.unembed(normalized), self.cfg.output_logits_soft_cap)
 
 
 def _on_device_of(block: nn.Module, residual: Tensor, mask: AttentionMask) -> tuple[Tensor, AttentionMask]:

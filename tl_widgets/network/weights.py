@@ -7,10 +7,14 @@ a user has put a tensor of other strides in a parameter's place they copy, and s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
 from tl_widgets.config import HookedTransformerConfig
+from tl_widgets.errors import BadInput
 
 
 def empty(cfg: HookedTransformerConfig, *shape: int) -> Tensor:
@@ -55,3 +59,33 @@ def as_linear_into_heads(weight: Tensor) -> Tensor:
 def as_linear_out_of_heads(weight: Tensor) -> Tensor:
     """``[n_heads, d_head, d_model]`` -> ``[d_model, n_heads * d_head]``."""
     return weight.permute(2, 0, 1).flatten(1, 2)
+
+
+@contextmanager
+def temporarily_swap_parameter(parameter: nn.Parameter, new_value: Tensor) -> Iterator[nn.Parameter]:
+    """A context in which a parameter has another value; its own comes back also after an error.
+
+    Parameters
+    ----------
+    new_value
+        Of the same shape and dtype; used as it is, not copied.
+
+    Examples
+    --------
+    >>> weight = nn.Parameter(torch.ones(2))
+    >>> with temporarily_swap_parameter(weight, torch.zeros(2)):
+    ...     weight.tolist()
+    [0.0, 0.0]
+    >>> weight.tolist()
+    [1.0, 1.0]
+    """
+    for what in ("shape", "dtype"):
+        given, wanted = getattr(new_value, what), getattr(parameter, what)
+        if given != wanted:
+            raise BadInput(f"The new value's {what} is {given}, but the parameter's is {wanted}.")
+    before = parameter.data
+    parameter.data = new_value.detach().to(parameter.device)
+    try:
+        yield parameter
+    finally:
+        parameter.data = before

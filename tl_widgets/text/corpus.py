@@ -1,4 +1,4 @@
-"""Data sets of text as rows of tokens to train on."""
+"""Data sets of text: small ones by short names, and any as rows of tokens to train on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,69 @@ import numpy as np
 
 from tl_widgets.environment import library
 from tl_widgets.errors import BadInput, unknown
+
+# Short name -> the hub's data set: ten to twenty thousand documents of a larger one.
+_HUB_IDS = {
+    "openwebtext": "stas/openwebtext-10k",
+    "owt": "stas/openwebtext-10k",
+    "pile": "NeelNanda/pile-10k",
+    "c4": "NeelNanda/c4-10k",
+    "code": "NeelNanda/code-10k",
+    "python": "NeelNanda/code-10k",
+    "c4_code": "NeelNanda/c4-code-20k",
+    "c4-code": "NeelNanda/c4-code-20k",
+    "wiki": "NeelNanda/wiki-10k",
+}
+
+# The architecture that a model had -> short name of the text it was trained on.
+_TRAINED_ON = {
+    "neel": "c4_code",
+    "neel-solu-old": "pile",
+    "GPT2LMHeadModel": "openwebtext",
+    "GPTNeoForCausalLM": "pile",
+    "GPTNeoXForCausalLM": "pile",
+    "GPTJForCausalLM": "pile",
+    "OPTForCausalLM": "pile",
+}
+
+
+def get_dataset(dataset_name: str, **kwargs: Any) -> Any:
+    """Load a small data set of text from the hub, by a short name.
+
+    Parameters
+    ----------
+    dataset_name
+        ``"openwebtext"`` (or ``"owt"``), ``"pile"``, ``"c4"``, ``"code"`` (``"python"``), ``"c4_code"``, ``"wiki"``.
+    kwargs
+        Go on to ``datasets.load_dataset``: ``split`` (``"train"`` by default), ``streaming``, ...
+
+    Returns
+    -------
+    Dataset
+        With a column of text.
+    """
+    if dataset_name not in _HUB_IDS:
+        raise unknown("data set", dataset_name, _HUB_IDS, "Any other is loaded by datasets.load_dataset.")
+    return library("datasets", "get_dataset").load_dataset(_HUB_IDS[dataset_name], **{"split": "train"} | kwargs)
+
+
+def training_sample(original_architecture: str | None, **kwargs: Any) -> Any:
+    """Load some of the text that models of this architecture were trained on; `kwargs` as in `get_dataset`."""
+    if original_architecture not in _TRAINED_ON:
+        raise unknown(
+            "architecture",
+            original_architecture,
+            _TRAINED_ON,
+            "What it was trained on is not known here: tl_widgets.utils.get_dataset loads data sets by name.",
+        )
+    return get_dataset(_TRAINED_ON[original_architecture], **kwargs)
+
+
+def keep_single_column(dataset: Any, col_name: str) -> Any:
+    """Return the data set with one of its columns."""
+    if dataset.column_names is not None and col_name not in dataset.column_names:
+        raise unknown("column", col_name, dataset.column_names)
+    return dataset.select_columns(col_name)
 
 
 def tokenize_and_concatenate(

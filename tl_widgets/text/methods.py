@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.errors import BadInput
-from tl_widgets.text import generation, lookup
+from tl_widgets.text import corpus, generation, lookup
 from tl_widgets.text.tokens import Prompt, Text
 
 
@@ -22,6 +23,7 @@ class TextMethods(nn.Module):
     W_U: Any
     read: Any
     text: Text | None
+    dataset: Any = None
 
     def set_tokenizer(self, tokenizer: Any, default_padding_side: str | None = None) -> None:
         """Read text through `tokenizer` from now on."""
@@ -89,6 +91,36 @@ class TextMethods(nn.Module):
         The residual stream's dot product with a direction is that token's logit, up to the final norm.
         """
         return lookup.directions_of(lookup.ids_of(tokens, self.to_single_token), self.W_U)
+
+    def load_sample_training_dataset(self, **kwargs: Any) -> Any:
+        """Some of the kind of text this model was trained on, by its original architecture; kept in `dataset`.
+
+        Parameters
+        ----------
+        kwargs
+            See `tl_widgets.utils.get_dataset`.
+
+        Raises
+        ------
+        UnknownName
+            Where it is not known what models of this architecture were trained on.
+        """
+        self.dataset = corpus.training_sample(self.cfg.original_architecture, **kwargs)
+        return self.dataset
+
+    def sample_datapoint(
+        self, tokenize: bool = False, prepend_bos: bool | None = None, padding_side: str | None = None
+    ) -> str | Tensor:
+        """One document of `dataset` (loaded at the first call), drawn by Python's global generator.
+
+        Parameters
+        ----------
+        tokenize
+            Return tokens ``[1, pos]``, cut to the context, rather than the text.
+        """
+        dataset = self.load_sample_training_dataset() if self.dataset is None else self.dataset
+        text = dataset[random.randrange(len(dataset))]["text"]
+        return self.to_tokens(text, prepend_bos, padding_side) if tokenize else text
 
     def generate(
         self,

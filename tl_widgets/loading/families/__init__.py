@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from tl_widgets.errors import CannotLoad, nearest
-from tl_widgets.loading.families import gpt2, llama
+from tl_widgets.loading.families import gpt2, llama, saved
 from tl_widgets.loading.families.family import Family
 
-FAMILIES: tuple[Family, ...] = (gpt2.FAMILY, llama.FAMILY)
+FAMILIES: tuple[Family, ...] = (gpt2.FAMILY, llama.FAMILY, saved.FAMILY)
 
 _BY_ARCHITECTURE = {architecture: family for family in FAMILIES for architecture in family.architectures}
 

@@ -21,9 +21,9 @@ class Family:
     Attributes
     ----------
     architectures
-        The transformers classes whose weights it reads.
+        The transformers classes whose weights it reads (or our own).
     config
-        transformers config -> keyword arguments of `HookedTransformerConfig`.
+        The source's config -> keyword arguments of `HookedTransformerConfig`.
     weights
         ``(cfg, tensors)`` -> pairs of our parameter's name and a tensor of its shape, read one by one. A bias that
         does not come stays zero.
@@ -47,3 +47,18 @@ def split_heads_out(weight: Tensor, n_heads: int) -> Tensor:
 def split_bias(bias: Tensor, n_heads: int) -> Tensor:
     """One bias for all heads -> ``[n_heads, d_head]``."""
     return rearrange(bias, "(head d_head) -> head d_head", head=n_heads)
+
+
+def get_rotary_pct_from_config(config: Any) -> float:
+    """Return the share of each head's dimensions that a transformers config turns by position; 1 where it says nothing.
+
+    Examples
+    --------
+    >>> import transformers
+    >>> get_rotary_pct_from_config(transformers.GPTNeoXConfig(rotary_pct=0.25))
+    0.25
+    """
+    share = getattr(config, "rotary_pct", None)  # before transformers 5
+    if share is None:
+        share = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor")
+    return 1.0 if share is None else share

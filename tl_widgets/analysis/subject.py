@@ -1,0 +1,68 @@
+"""What an analysis is of: a cache that is at hand, or a prompt that is run for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tl_widgets.cache import ActivationCache
+from tl_widgets.errors import BadInput
+
+
+def cache_of(model: Any, input: Any, cache: ActivationCache | None) -> ActivationCache:
+    """Return `cache`, or one of running `input`: lazy, so that an analysis pays for what it reads.
+
+    Raises
+    ------
+    BadInput
+        If neither is given, or both.
+    """
+    if (input is None) == (cache is None):
+        given = "neither" if input is None else "both"
+        raise BadInput(f"Give the prompt as input, or the cache of a run as cache=: {given} is given.")
+    if cache is not None:
+        return cache
+    with torch.no_grad():
+        return model.run_with_cache(input, return_type=None, lazy=True)[1]
+
+
+def axes_of_positions(cache: ActivationCache, n_dims: int) -> tuple[str, ...]:
+    """Names of the batch and position axes that an activation has in this cache, `n_dims` of them in all."""
+    return (("batch",) if cache.has_batch_dim else ()) + (("pos",) if n_dims > cache.has_batch_dim else ())
+
+
+def position_labels(cache: ActivationCache, n_pos: int) -> dict[str, list[str]]:
+    """``{"pos": [" The", " Eiffel", ...]}``, where the cache is of one prompt whose text is known; else nothing."""
+    tokens = cache.tokens
+    if tokens is None or tokens.shape != (1, n_pos) or getattr(cache.model, "tokenizer", None) is None:
+        return {}
+    return {"pos": cache.model.to_str_tokens(tokens[0], prepend_bos=False)}
+
+
+def answer_ids(model: Any, answers: Any) -> tuple[list[int], list[str]]:
+    """Token ids of answers, and what they read; each answer is a token's id or the text of one token.
+
+    Raises
+    ------
+    BadInput
+        If a text is not exactly one token, or an id is outside the vocabulary.
+    """
+    if isinstance(answers, (str, int)):
+        answers = [answers]
+    elif isinstance(answers, torch.Tensor):
+        answers = answers.flatten().tolist()
+    if not isinstance(answers, Sequence) or not answers:
+        raise BadInput(f"answers is a token (text or id) or a list of tokens, not {answers!r}.")
+    ids = [model.to_single_token(answer) if isinstance(answer, str) else int(answer) for answer in answers]
+    d_vocab = model.cfg.d_vocab_out
+    for token in ids:
+        if not 0 <= token < d_vocab:
+            raise BadInput(f"There is no token {token}: ids go from 0 to {d_vocab - 1}.")
+    return ids, [token_text(model, token) for token in ids]
+
+
+def token_text(model: Any, token: int) -> str:
+    """What a token reads; its id where there is no tokenizer."""
+    return str(token) if getattr(model, "tokenizer", None) is None else model.to_single_str_token(token)
