@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterator, Mapping, MutableMapping
+import warnings
+from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from tl_widgets.cache import saving
+from tl_widgets.cache.decomposition import DecompositionMethods
+from tl_widgets.cache.logits import LogitMethods
 from tl_widgets.cache.names import get_act_name
+from tl_widgets.cache.reading import Key, as_slice, keeping_axis
+from tl_widgets.cache.residual import ResidualMethods
 from tl_widgets.cache.summary import summary
 from tl_widgets.errors import BadInput, UnknownName, unknown
+from tl_widgets.hooks import has_batch_axis
+from tl_widgets.math import Slice, SliceInput
 
 if TYPE_CHECKING:
     from tl_widgets.views import CacheView
 
-Key = str | tuple
 
-
-class ActivationCache(Mapping[str, Tensor]):
+class ActivationCache(ResidualMethods, DecompositionMethods, LogitMethods):
     """A mapping from activations to tensors; at the end of a notebook cell, something to explore.
 
     Parameters
@@ -135,13 +141,61 @@ class ActivationCache(Mapping[str, Tensor]):
         """Drop the batch dimension (of one), in place."""
         if self.has_batch_dim:
             for name, activation in self.items():
-                if activation.shape[0] != 1:
+                if has_batch_axis(name) and activation.shape[0] != 1:
                     raise BadInput(
                         f"Only a batch of one can be dropped, but {name!r} has a batch of {activation.shape[0]}."
                     )
-            self.cache_dict = {name: activation[0] for name, activation in self.items()}
+            self.cache_dict = {
+                name: activation[0] if has_batch_axis(name) else activation for name, activation in self.items()
+            }
             self.has_batch_dim = False
         return self
+
+    def apply_slice_to_batch_dim(self, batch_slice: Slice | SliceInput) -> ActivationCache:
+        """A cache of some of the prompts; this one stays as it is, and they share no memory.
+
+        Parameters
+        ----------
+        batch_slice
+            Which items of the batch, see `tl_widgets.math.Slice`; an int drops the batch dimension. What single
+            experts did is left out: it does not say for which prompt.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from tl_widgets import HookedTransformer
+        >>> model = HookedTransformer(dict(n_layers=2, d_model=16, n_ctx=32, d_head=4, act_fn="gelu", d_vocab=50))
+        >>> _, cache = model.run_with_cache(torch.tensor([[3, 1, 4], [1, 5, 9]]))
+        >>> cache.apply_slice_to_batch_dim((0, 1))["z", 0].shape, cache.apply_slice_to_batch_dim(1)["z", 0].shape
+        (torch.Size([1, 3, 4, 4]), torch.Size([3, 4, 4]))
+        """
+        if not self.has_batch_dim:
+            raise BadInput("This cache has no batch dimension to slice.")
+        items = as_slice(batch_slice)
+        sliced = copy.copy(self)
+        sliced.cache_dict = self._of_items(items)
+        sliced.has_batch_dim = items.mode != "int"
+        sliced.tokens, sliced.mask = (
+            None if known is None else keeping_axis(items).apply(known) for known in (self.tokens, self.mask)
+        )
+        return sliced
+
+    def _of_items(self, items: Slice) -> MutableMapping[str, Tensor]:
+        """The activations of some prompts."""
+        n_items = next((len(activation) for name, activation in self.items() if has_batch_axis(name)), 0)
+        return {
+            name: _items_of(activation, n_items, items, has_batch_axis(name))
+            for name, activation in self.items()
+            if ".experts." not in name
+        }
+
+    def toggle_autodiff(self, mode: bool = False) -> None:
+        """Switch gradients on or off for *all* of torch, in this thread, with a warning; as ``torch.set_grad_enabled``.
+
+        What is worked out from a cache needs no gradients, and without them memory is freed sooner.
+        """
+        warnings.warn(f"Gradients are now {'on' if mode else 'off'} everywhere, not in this cache alone.", stacklevel=2)
+        torch.set_grad_enabled(mode)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the cache to a safetensors file; `load` reads it again.
@@ -205,3 +259,11 @@ class ActivationCache(Mapping[str, Tensor]):
         from tl_widgets.views import mimebundle
 
         return mimebundle(self, include=include, exclude=exclude)
+
+
+def _items_of(activation: Tensor, n_items: int, items: Slice, has_axis: bool) -> Tensor:
+    """Some prompts of ``[batch, ...]``, or of an activation with batch and position in one axis."""
+    if has_axis:
+        return items.apply(activation).clone()
+    picked = items.apply(activation.unflatten(0, (n_items, -1))).clone()
+    return picked if items.mode == "int" else picked.flatten(0, 1)

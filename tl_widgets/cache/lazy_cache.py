@@ -72,6 +72,9 @@ class LazyActivationCache(ActivationCache):
             self.has_batch_dim = False
         return self
 
+    def _of_items(self, items: Slice) -> RecomputedActivations:
+        return self.cache_dict.for_examples(items)
+
     def _saved(self) -> saving.Saved:
         store = self.cache_dict
         rerun, presentation = store.rerun, store.presentation

@@ -5,7 +5,7 @@ in-place edit counts either way).
 """
 
 from tl_widgets.hooks.point import HookFunction, HookPoint, is_altered, is_watched, may_edit
-from tl_widgets.hooks.recording import Recorder, grows_with_the_square
+from tl_widgets.hooks.recording import Recorder, grows_with_the_square, has_batch_axis
 from tl_widgets.hooks.root_module import HookedRootModule, NamedHook, NamesFilter
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "NamesFilter",
     "Recorder",
     "grows_with_the_square",
+    "has_batch_axis",
     "is_altered",
     "is_watched",
     "may_edit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,9 @@ from tl_widgets.math.slice import Slice
 _PER_HEAD = ("hook_q", "hook_k", "hook_v", "hook_z", "hook_result", "hook_rot_q", "hook_rot_k")
 _PER_HEAD_INPUT = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_attn_in")
 _BY_QUERY_AND_KEY = ("hook_pattern", "hook_attn_scores")
+
+# Activations of single tokens, or of single heads at single tokens: [batch * pos, ...], [batch * pos * head, ...].
+_FLAT = re.compile(r"\.(experts\.\d+|[qk]_norm)\.|\.hook_expert_(weights|indices)(_grad)?$")
 
 
 class Recorder:
@@ -69,6 +73,8 @@ class Recorder:
         return kept
 
     def _sliced(self, tensor: Tensor, name: str) -> Tensor:
+        if not has_batch_axis(name):
+            return tensor  # whole: its rows are not positions, and do not say whose they are
         if self.remove_batch_dim:
             if tensor.shape[0] != 1:
                 raise BadInput(
@@ -90,6 +96,11 @@ class Recorder:
         for name, kept in self.cache.items():
             if kept.untyped_storage().data_ptr() in shared:
                 self.cache[name] = kept.clone()
+
+
+def has_batch_axis(name: str) -> bool:
+    """Whether the activation called `name` starts with the batch; a few have batch and position in one axis."""
+    return _FLAT.search(name) is None
 
 
 def grows_with_the_square(name: str) -> bool:

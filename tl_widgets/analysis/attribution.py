@@ -1,0 +1,168 @@
+"""Direct logit attribution: which parts of a model write an answer's logit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_widgets.cache import ActivationCache
+from tl_widgets.cache.logits import logit_directions
+from tl_widgets.errors import BadInput, unknown
+from tl_widgets.math import Slice, SliceInput
+
+Attributed = tuple[Tensor, list[str]]
+Attribute = Callable[[ActivationCache, Tensor, Any, "int | None"], Attributed]
+
+
+@dataclass
+class DirectLogitAttribution:
+    """What each part of a model adds to a logit, or to a difference between two.
+
+    Parameters
+    ----------
+    attribution
+        ``[component, *batch_and_pos]``, in the unit of logits.
+    labels
+        Names of the components.
+    unit
+        What a component is: ``"component"``, ``"layer"``, ``"head"`` or ``"neuron"``.
+    """
+
+    attribution: Tensor
+    labels: list[str]
+    unit: str
+
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """The `k` components that add most, the largest first: names, and means over what is left of batch and pos."""
+        means = self.attribution.flatten(1).mean(1) if self.attribution.ndim > 1 else self.attribution
+        values, places = means.topk(min(k, len(means)))
+        return [(self.labels[place], value) for place, value in zip(places.tolist(), values.tolist(), strict=True)]
+
+
+def direct_logit_attribution(
+    model: Any,
+    input: Any = None,
+    answer_tokens: Any = None,
+    incorrect_tokens: Any = None,
+    *,
+    unit: str = "component",
+    pos: Slice | SliceInput = -1,
+    cache: ActivationCache | None = None,
+    layer: int | None = None,
+) -> DirectLogitAttribution:
+    """How much each part of a model adds to an answer's logit, or to its difference from another's, all by itself.
+
+    The final norm is held at the scale that it had, which makes the logit a sum over parts: the parts sum to it,
+    before any soft cap and less the constants that no part writes (`b_U`, and the final norm's bias).
+
+    Parameters
+    ----------
+    model
+        A `HookedTransformer`; its final norm may have a gain of its own.
+    input
+        What to run it on; not needed with `cache`.
+    answer_tokens, incorrect_tokens
+        A token as a string or id, or ids ``[batch]`` or ``[batch, pos]``; both of one shape.
+    unit
+        ``"component"``: embeddings, attentions, MLPs; ``"head"``: heads, and all else as ``remainder``; ``"neuron"``:
+        neurons likewise; ``"layer"``: the residual stream so far, at each layer, which ends on the total.
+    pos
+        Which positions, see `tl_widgets.math.Slice`.
+    cache
+        Of a run that was made already.
+    layer
+        For ``unit="neuron"``: those of this layer alone.
+
+    Returns
+    -------
+    DirectLogitAttribution
+        ``attribution`` ``[component, *batch_and_pos]``, ``labels``, ``unit``.
+
+    Raises
+    ------
+    UnknownName
+        If there is no such unit.
+    BadInput
+        If there is no answer, or neither input nor cache.
+
+    Notes
+    -----
+    Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits".
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tl_widgets import HookedTransformer
+    >>> model = HookedTransformer(dict(n_layers=2, d_model=16, n_ctx=32, d_head=4, act_fn="gelu", d_vocab=50, seed=0))
+    >>> result = direct_logit_attribution(model, [3, 1, 4], answer_tokens=7, incorrect_tokens=9)
+    >>> result.labels
+    ['embed', 'pos_embed', '0_attn_out', '0_mlp_out', '1_attn_out', '1_mlp_out']
+    >>> logits = model([3, 1, 4])[:, -1]
+    >>> torch.allclose(result.attribution.sum(0), logits[:, 7] - logits[:, 9], atol=1e-5)
+    True
+    """
+    if unit not in _UNITS:
+        raise unknown("unit", unit, _UNITS)
+    if answer_tokens is None:
+        raise BadInput("answer_tokens is needed: the token whose logit is attributed, as a string or an id.")
+    if input is None and cache is None:
+        raise BadInput("Give an input to run the model on, or the cache of a run.")
+    if layer is not None and unit != "neuron":
+        raise BadInput(f"layer= is for unit='neuron', not for unit={unit!r}.")
+    attribute, reads = _UNITS[unit]
+    with torch.no_grad():
+        directions = logit_directions(model, answer_tokens, incorrect_tokens)
+        gain = getattr(model.ln_final, "w", None)
+        if gain is not None:  # what the unembedding reads is multiplied by it
+            directions = directions * gain.to(directions)
+        if cache is None:
+            _, cache = model.run_with_cache(
+                input, return_type=None, names_filter=lambda name: name.endswith((*_ALWAYS, *reads))
+            )
+        assert cache is not None
+        attribution, labels = attribute(cache, directions, pos, layer)
+    return DirectLogitAttribution(attribution, labels, unit)
+
+
+def _of_stack(stack_of: Callable[..., Any]) -> Attribute:
+    """Attribute each component of a stack, which ``stack_of(cache, pos_slice=..., return_labels=True)`` makes."""
+
+    def attribute(cache: ActivationCache, directions: Tensor, pos: Any, layer: int | None) -> Attributed:
+        stack, labels = stack_of(cache, pos_slice=pos, return_labels=True)
+        return cache.attrs_along(stack, directions, pos_slice=pos), labels
+
+    return attribute
+
+
+def _of_neurons(cache: ActivationCache, directions: Tensor, pos: Any, layer: int | None) -> Attributed:
+    """Neurons, of one layer or all, and the remainder."""
+    n_layers = cache.model.cfg.n_layers
+    layers = range(n_layers) if layer is None else [layer]
+    parts = [cache.neuron_attrs_along(each, directions, pos_slice=pos) for each in layers]
+    labels = [
+        f"L{each % n_layers}N{neuron}" for each, part in zip(layers, parts, strict=True) for neuron in range(len(part))
+    ]
+    end = Slice(pos).apply(cache["resid_post", -1], dim=int(cache.has_batch_dim))[None]
+    remainder = cache.attrs_along(end, directions, pos_slice=pos) - sum(part.sum(0) for part in parts)
+    return torch.cat([*parts, remainder]), [*labels, "remainder"]
+
+
+# How each unit is attributed, and the ends of the names of all that it reads.
+_ALWAYS = ("ln_final.hook_scale", "_post.hook_scale", "hook_resid_post")
+_UNITS: dict[str, tuple[Attribute, tuple[str, ...]]] = {
+    "component": (
+        _of_stack(ActivationCache.decompose_resid),
+        ("hook_embed", "hook_pos_embed", "hook_attn_out", "hook_mlp_out"),
+    ),
+    "layer": (
+        _of_stack(partial(ActivationCache.accumulated_resid, incl_mid=True)),
+        ("hook_resid_pre", "hook_resid_mid"),
+    ),
+    "head": (_of_stack(partial(ActivationCache.stack_head_results, incl_remainder=True)), ("hook_z", "hook_result")),
+    "neuron": (_of_neurons, ("mlp.hook_post",)),
+}
