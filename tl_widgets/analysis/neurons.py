@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tl_widgets.analysis.attribution import direct_logit_attribution
+from tl_widgets.analysis.attribution import READS, direct_logit_attribution
 from tl_widgets.analysis.result import Result
 from tl_widgets.analysis.subject import cache_of
 from tl_widgets.errors import BadInput, NotInThisModel, unknown
@@ -79,7 +79,8 @@ def top_neurons(
     if layer is not None and not -cfg.n_layers <= layer < cfg.n_layers:
         raise BadInput(f"layer is -{cfg.n_layers} to {cfg.n_layers - 1} in this model, not {layer}.")
     layers = list(range(cfg.n_layers)) if layer is None else [layer % cfg.n_layers]
-    cache = cache_of(model, input, cache)
+    reads = ("mlp.hook_post",) if by == "activation" else READS["neuron"]
+    cache = cache_of(model, input, cache, reads)
     if by == "activation":
         values = torch.stack([_activations(cache, each, pos) for each in layers])
         quantity = "activation"

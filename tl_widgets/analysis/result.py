@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,6 @@ from tl_widgets.errors import BadInput, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from typing_extensions import Self
 
 _SHOWN = 5
 
@@ -68,8 +67,11 @@ class Result:
 
     def __getitem__(self, key: Any) -> Any:
         """``result["L5H1"]``, ``result["induction", "L5"]``, ``result[5, 1]``: a smaller result, or a number."""
-        picked = self
-        for number, each in enumerate(key if isinstance(key, tuple) else (key,)):
+        picked, keys = self, key if isinstance(key, tuple) else (key,)
+        if any(each is ... for each in keys):
+            at = next(i for i, each in enumerate(keys) if each is ...)
+            keys = (*keys[:at], *[slice(None)] * (len(self.axes) - len(keys) + 1), *keys[at + 1 :])
+        for number, each in enumerate(keys):
             place = self._place_of(each) if isinstance(each, str) else {self._axis(number): each}
             for axis, index in place.items():
                 picked = picked._at(axis, index)
@@ -80,7 +82,7 @@ class Result:
             raise BadInput(f"There are {len(self.axes)} axes here ({', '.join(self.axes)}): one index each.")
         return self.axes[number]
 
-    def _at(self, axis: str, index: Any) -> Self:
+    def _at(self, axis: str, index: Any) -> Result:
         if axis not in self.axes:
             raise BadInput(f"The axis {axis!r} is given twice.")
         number = self.axes.index(axis)
@@ -88,10 +90,10 @@ class Result:
         labels = dict(self.axis_labels)
         if values.ndim < self.values.ndim:
             labels.pop(axis, None)
-            return replace(self, values=values, axes=self.axes[:number] + self.axes[number + 1 :], axis_labels=labels)
+            return Result(values, self.axes[:number] + self.axes[number + 1 :], labels, self.quantity)
         if axis in labels:
             labels[axis] = [labels[axis][i] for i in torch.arange(len(labels[axis]))[index].tolist()]
-        return replace(self, values=values, axis_labels=labels)
+        return Result(values, self.axes, labels, self.quantity)
 
     def _place_of(self, label: str) -> dict[str, int]:
         """Where a label is: on one axis, or on two whose labels it joins (``"L5H1"``)."""
@@ -158,33 +160,36 @@ class Result:
 
     # Arithmetic, between results of one shape or with a number
 
-    def _combined(self, other: Any, operation: Any) -> Self:
+    def _combined(self, other: Any, operation: Any) -> Result:
         if isinstance(other, Result):
             if other.axes != self.axes or other.values.shape != self.values.shape:
                 raise BadInput(f"{self._shape()} and {other._shape()} do not go together.")
             other = other.values.to(self.values.device)
         elif not isinstance(other, (int, float)):
             return NotImplemented
-        return replace(self, values=operation(self.values, other))
+        return self._with(operation(self.values, other))
 
-    def __add__(self, other: Any) -> Self:
+    def _with(self, values: Tensor) -> Result:
+        return Result(values, self.axes, self.axis_labels, self.quantity)
+
+    def __add__(self, other: Any) -> Result:
         return self._combined(other, torch.add)
 
-    def __sub__(self, other: Any) -> Self:
+    def __sub__(self, other: Any) -> Result:
         return self._combined(other, torch.sub)
 
-    def __mul__(self, other: Any) -> Self:
+    def __mul__(self, other: Any) -> Result:
         return self._combined(other, torch.mul)
 
-    def __truediv__(self, other: Any) -> Self:
+    def __truediv__(self, other: Any) -> Result:
         return self._combined(other, torch.div)
 
-    def __neg__(self) -> Self:
-        return replace(self, values=-self.values)
+    def __neg__(self) -> Result:
+        return self._with(-self.values)
 
-    def abs(self) -> Self:
+    def abs(self) -> Result:
         """The same without signs."""
-        return replace(self, values=self.values.abs())
+        return self._with(self.values.abs())
 
     # For the eye
 

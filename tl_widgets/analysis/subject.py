@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from tl_widgets.cache import ActivationCache
 from tl_widgets.errors import BadInput
+from tl_widgets.math.slice import Slice, SliceInput
 
 
-def cache_of(model: Any, input: Any, cache: ActivationCache | None) -> ActivationCache:
-    """Return `cache`, or one of running `input`: lazy, so that an analysis pays for what it reads.
+def cache_of(
+    model: Any, input: Any, cache: ActivationCache | None, reads: tuple[str, ...] | None = None
+) -> ActivationCache:
+    """Return `cache`, or one of running `input`.
+
+    It holds what `reads` says, the ends of the names of all that is read; by default it is lazy, for analyses whose
+    reading takes more memory than it is worth.
 
     Raises
     ------
@@ -24,8 +31,9 @@ def cache_of(model: Any, input: Any, cache: ActivationCache | None) -> Activatio
         raise BadInput(f"Give the prompt as input, or the cache of a run as cache=: {given} is given.")
     if cache is not None:
         return cache
+    names_filter = None if reads is None else lambda name: name.endswith(reads)
     with torch.no_grad():
-        return model.run_with_cache(input, return_type=None, lazy=True)[1]
+        return model.run_with_cache(input, return_type=None, names_filter=names_filter, lazy=reads is None)[1]
 
 
 def axes_of_positions(cache: ActivationCache, n_dims: int) -> tuple[str, ...]:
@@ -33,12 +41,16 @@ def axes_of_positions(cache: ActivationCache, n_dims: int) -> tuple[str, ...]:
     return (("batch",) if cache.has_batch_dim else ()) + (("pos",) if n_dims > cache.has_batch_dim else ())
 
 
-def position_labels(cache: ActivationCache, n_pos: int) -> dict[str, list[str]]:
-    """``{"pos": [" The", " Eiffel", ...]}``, where the cache is of one prompt whose text is known; else nothing."""
-    tokens = cache.tokens
-    if tokens is None or tokens.shape != (1, n_pos) or getattr(cache.model, "tokenizer", None) is None:
+def position_labels(cache: ActivationCache, n_pos: int, pos_slice: Slice | SliceInput = None) -> dict[str, list[str]]:
+    """``{"pos": [" The", " Eiffel", ...]}``, where the cache is of one prompt whose text is known; else nothing.
+
+    `pos_slice` is what picked the `n_pos` positions.
+    """
+    if cache.tokens is None or len(cache.tokens) != 1 or getattr(cache.model, "tokenizer", None) is None:
         return {}
-    return {"pos": cache.model.to_str_tokens(tokens[0], prepend_bos=False)}
+    picked = np.atleast_1d(Slice.unwrap(pos_slice).apply(cache.tokens[0]).cpu().numpy())
+    # Positions that were picked when the cache was made are not known by now.
+    return {"pos": cache.model.to_str_tokens(picked)} if len(picked) == n_pos else {}
 
 
 def answer_ids(model: Any, answers: Any) -> tuple[list[int], list[str]]:

@@ -73,12 +73,15 @@ class LogitLens:
             label = self._place(label, 0, 0)[0]
         if isinstance(label, int):
             label = slice(label, label + 1 or None)
-        results = {
-            name: None if getattr(self, name) is None else getattr(self, name)[label]
-            for name in ("entropy", "kl", "probability", "rank")
-        }
         return LogitLens(
-            self.model, self.labels[label], self.top_tokens[label], self.top_probabilities[label], **results
+            self.model,
+            self.labels[label],
+            self.top_tokens[label],
+            self.top_probabilities[label],
+            self.entropy[label],
+            self.kl[label],
+            None if self.probability is None else self.probability[label],
+            None if self.rank is None else self.rank[label],
         )
 
     def to_dataframe(self) -> Any:
@@ -176,7 +179,7 @@ def logit_lens(
     (['0_pre', '1_pre', 'final_post'], ('layer', 'batch', 'pos'), torch.Size([3, 1, 3, 1]))
     >>> torch.testing.assert_close(lens.probability.values[-1, ..., 0], model([3, 1, 4]).softmax(-1)[..., 7])
     """
-    cache = cache_of(model, input, cache)
+    cache = cache_of(model, input, cache, reads=("hook_resid_pre", "hook_resid_mid", "hook_resid_post"))
     d_vocab = model.cfg.d_vocab_out
     if isinstance(k, bool) or not 1 <= k <= d_vocab:
         raise BadInput(f"k is 1 to {d_vocab}, the number of tokens, not {k}.")
@@ -190,7 +193,7 @@ def logit_lens(
             _read(model, rows[:, chunk], ids, chunk, found)
 
     axes = ("layer", *axes_of_positions(cache, len(shape) - 1))
-    axis_labels = {"layer": labels} | (position_labels(cache, shape[-1]) if "pos" in axes else {})
+    axis_labels = {"layer": labels} | (position_labels(cache, shape[-1], pos_slice) if "pos" in axes else {})
 
     def result(values: Tensor, quantity: str) -> Result:
         return Result(values.reshape(shape), axes, axis_labels, quantity)
