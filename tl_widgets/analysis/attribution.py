@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from tl_widgets.analysis.result import Result
+from tl_widgets.analysis.result import Result, layers_and_heads
 from tl_widgets.analysis.subject import axes_of_positions, cache_of, position_labels
 from tl_widgets.cache import ActivationCache
 from tl_widgets.cache.logits import logit_directions
 from tl_widgets.errors import BadInput, unknown
 from tl_widgets.math import Slice, SliceInput
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Attributed = tuple[Tensor, list[str]]
 Attribute = Callable[[ActivationCache, Tensor, Any, "int | None"], Attributed]
@@ -60,6 +63,20 @@ class DirectLogitAttribution(Result):
     def attribution(self) -> Tensor:
         """``[component, *batch_and_pos]``, in the unit of logits."""
         return self.values
+
+    def plot(self, title: str | None = None, texts: list[list[str]] | None = None) -> Figure:
+        """Return a matplotlib figure: of heads a map of layers x heads, else as for any `Result`.
+
+        Means over batch and pos make a map of heads; what is no head is left out.
+        """
+        if self.unit != "head":
+            return super().plot(title, texts)
+        heads = [label for label in self.labels if label.startswith("L")]
+        n_heads = sum(label.startswith("L0H") for label in heads)
+        values = self.values[: len(heads)].flatten(1).mean(1) if self.values.ndim > 1 else self.values[: len(heads)]
+        by_layer = values.view(-1, n_heads)
+        names = layers_and_heads(*by_layer.shape)
+        return Result(by_layer, ("layer", "head"), names, self.quantity).plot(title, texts)
 
     def top(self, k: int = 5, by: str = "value") -> list[tuple[str, float]]:
         """The `k` components that add most, the largest first: names, and means over what is left of batch and pos."""

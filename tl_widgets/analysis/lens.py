@@ -115,13 +115,7 @@ class LogitLens:
             measure, tokens = measure[:, example], tokens[:, example]
         if "pos" not in measure.axes:
             return measure.plot()
-        figure = measure.plot()
-        plot = figure.axes[0]
-        for layer, row in enumerate(tokens.tolist()):
-            for pos, token in enumerate(row):
-                shown = token_text(self.model, token).strip()[:8].replace("$", r"\$")
-                plot.text(pos, layer, shown, ha="center", va="center", fontsize=5)
-        return figure
+        return measure.plot(texts=[[token_text(self.model, token) for token in row] for row in tokens.tolist()])
 
     def _measures(self) -> dict[str, Result | None]:
         top = Result(self.top_probabilities[..., 0], self.entropy.axes, self.entropy.axis_labels, "top probability")

@@ -24,7 +24,7 @@ _MEASURES = ("activation", "attribution")
 class TopNeurons(Result):
     """A number for every neuron, ``[layer, neuron]``; `top` tells the strongest."""
 
-    def plot(self, title: str | None = None, k: int = 20) -> Figure:
+    def plot(self, title: str | None = None, texts: Any = None, k: int = 20) -> Figure:
         """Return a matplotlib figure: bars of the `k` strongest neurons, whatever their sign."""
         strongest = self.top(k, by="size")
         values = torch.tensor([value for _, value in strongest])

@@ -151,12 +151,15 @@ class Result:
             table[axis] = [labels[i] for i in table[axis]]
         return table
 
-    def plot(self, title: str | None = None) -> Figure:
-        """Return a matplotlib figure: bars of one axis, a heat map of two, a row of heat maps of three."""
+    def plot(self, title: str | None = None, texts: list[list[str]] | None = None) -> Figure:
+        """Return a matplotlib figure: bars of one axis, a heat map of two, a row of heat maps of three.
+
+        `texts`, row by row, are written into the cells of a heat map.
+        """
         alone = "batch" in self.axes and self.values.shape[self.axes.index("batch")] == 1
         shown = self._at("batch", 0) if alone else self
         axes = [(axis, shown.axis_labels.get(axis)) for axis in shown.axes]
-        return draw(shown.values.detach().float().cpu().numpy(), axes, self.quantity, title)
+        return draw(shown.values.detach().float().cpu().numpy(), axes, self.quantity, title, texts)
 
     # Arithmetic, between results of one shape or with a number
 
