@@ -8,6 +8,7 @@
 torch.Size([2, 3])
 """
 
+from tl_widgets.patching.approximate import AttributionPatchingResult, attribution_patch
 from tl_widgets.patching.corrupted import CorruptedRun
 from tl_widgets.patching.functions import (
     generic_activation_patch,
@@ -32,6 +33,9 @@ from tl_widgets.patching.functions import (
 )
 from tl_widgets.patching.indices import make_df_from_ranges
 from tl_widgets.patching.metrics import AnswerLogit, AnswerProb, KLFromClean, LogitDiff, Loss, Metric
+from tl_widgets.patching.pair import PatchingPair
+from tl_widgets.patching.paths import path_patch
+from tl_widgets.patching.result import Baselines, Interval, PatchingResult
 from tl_widgets.patching.setters import (
     layer_head_dest_src_pos_pattern_patch_setter,
     layer_head_pattern_patch_setter,
@@ -45,11 +49,17 @@ from tl_widgets.patching.sweep import sweep
 __all__ = [
     "AnswerLogit",
     "AnswerProb",
+    "AttributionPatchingResult",
+    "Baselines",
     "CorruptedRun",
+    "Interval",
     "KLFromClean",
     "LogitDiff",
     "Loss",
     "Metric",
+    "PatchingPair",
+    "PatchingResult",
+    "attribution_patch",
     "generic_activation_patch",
     "get_act_patch_attn_head_all_pos_every",
     "get_act_patch_attn_head_by_pos_every",
@@ -76,5 +86,6 @@ __all__ = [
     "layer_pos_head_vector_patch_setter",
     "layer_pos_patch_setter",
     "make_df_from_ranges",
+    "path_patch",
     "sweep",
 ]

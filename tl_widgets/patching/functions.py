@@ -105,7 +105,7 @@ def generic_activation_patch(
         model, corrupted, clean_cache, patching_metric, patch_setter, activation_name, indices, batch_size, **options
     )
     values = torch.zeros(len(indices), dtype=torch.float64)
-    for finished, their_values in _shown(running, len(indices), activation_name, progress):
+    for finished, their_values in shown(running, len(indices), activation_name, progress):
         values[finished] = their_values
     values = values.to(device=model.cfg.device, dtype=torch.promote_types(model.cfg.dtype, torch.float32)).reshape(
         sizes
@@ -113,7 +113,7 @@ def generic_activation_patch(
     return (values, index_df) if return_index_df else values
 
 
-def _shown(running: Iterator[Finished], total: int, what: str, progress: bool) -> Iterator[Finished]:
+def shown(running: Iterator[Finished], total: int, what: str, progress: bool) -> Iterator[Finished]:
     """The same, with a progress bar."""
     from tqdm.auto import tqdm  # type: ignore[import-untyped]
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from tl_widgets.cache.names import get_act_name
 from tl_widgets.errors import BadInput, unknown
 from tl_widgets.hooks.recording import position_axis
-from tl_widgets.patching.corrupted import repeated
 from tl_widgets.patching.setters import PatchSetter, Region, check_alike, region_of
 
 

@@ -68,8 +68,14 @@ def layer_head_dest_src_pos_pattern_patch_setter(
     return _take(layer_head_dest_src_pos_pattern_patch_setter, corrupted_activation, index, clean_activation)
 
 
+def layer_patch_setter(corrupted_activation: Tensor, index: Sequence[int], clean_activation: Tensor) -> Tensor:
+    """All of a layer's activation; `index` is ``(layer,)``."""
+    return _take(layer_patch_setter, corrupted_activation, index, clean_activation)
+
+
 # What an index is called, and the region behind the batch that it names.
 REGIONS: dict[Any, tuple[tuple[str, ...], Callable[..., Region]]] = {
+    layer_patch_setter: (("layer",), lambda: ()),
     layer_pos_patch_setter: (("layer", "pos"), lambda pos: (pos,)),
     layer_pos_head_vector_patch_setter: (("layer", "pos", "head"), lambda pos, head: (pos, head)),
     layer_head_vector_patch_setter: (("layer", "head"), lambda head: (_ALL, head)),
