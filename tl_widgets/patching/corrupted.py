@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from tl_widgets.cache import LazyActivationCache
+from tl_widgets.cache.names import get_act_name
 from tl_widgets.network.attention import AbstractAttention
 from tl_widgets.network.block import TransformerBlock
 from tl_widgets.network.masking import AttentionMask
-from tl_widgets.patching.metrics import AnyMetric, number
 
 _CONTAINERS = (nn.ModuleList, nn.Identity, nn.Linear)
 
@@ -29,15 +29,15 @@ class CorruptedRun:
         ``[batch, pos]`` (or ``[pos]``, or text): the corrupted prompts.
     attention_mask
         ``[batch, pos]``, 0 for padding; by default what the model makes of its padding tokens.
+    keep
+        Activations that will be patched (``"z"``, ...): kept, where others are recomputed when they are read.
 
     Attributes
     ----------
     tokens, tokens_mask
         ``[batch, pos]``; the mask is None where all tokens are real.
-    logits
-        ``[batch, pos, d_vocab]``.
     cache
-        Any activation of the run, recomputed when it is read.
+        Any activation of the run.
 
     Examples
     --------
@@ -50,21 +50,26 @@ class CorruptedRun:
 
     cache: LazyActivationCache
 
-    def __init__(self, model: Any, tokens: Any, attention_mask: Tensor | None = None) -> None:
+    def __init__(
+        self, model: Any, tokens: Any, attention_mask: Tensor | None = None, keep: Sequence[str] = ()
+    ) -> None:
         self.model = model
         batch = model.read(tokens, attention_mask=attention_mask)
         self.tokens, self.tokens_mask = batch.tokens, batch.mask
-        with torch.no_grad():
-            real = torch.ones_like(self.tokens) if self.tokens_mask is None else self.tokens_mask
-            self.logits, self.cache = model.run_with_cache(self.tokens, attention_mask=real, lazy=True)
+        real = torch.ones_like(self.tokens) if self.tokens_mask is None else self.tokens_mask
+        names = {get_act_name(name, layer) for name in ("q", "k", "v", *keep) for layer in range(model.cfg.n_layers)}
+        # A lazy cache keeps what has hooks in the run, whatever they do.
+        kept = [(name, _look_on) for name in names & model.hook_dict.keys()]
+        with torch.no_grad(), model.hooks(kept):
+            _, self.cache = model.run_with_cache(self.tokens, attention_mask=real, lazy=True, return_type=None)
         # Padding behind the text is seen by nobody, and does not count.
         self._seen = model.attention_mask(self.tokens, self.tokens_mask).tokens_mask
         self._masks: dict[tuple[int, int, int], AttentionMask] = {}
 
     @classmethod
-    def of(cls, model: Any, tokens: Any) -> CorruptedRun:
+    def of(cls, model: Any, tokens: Any, keep: Sequence[str] = ()) -> CorruptedRun:
         """Return `tokens` where they are a run already, and run them where they are not."""
-        return tokens if isinstance(tokens, CorruptedRun) else cls(model, tokens)
+        return tokens if isinstance(tokens, CorruptedRun) else cls(model, tokens, keep=keep)
 
     @property
     def batch(self) -> int:
@@ -76,15 +81,16 @@ class CorruptedRun:
         """How many tokens each has."""
         return self.tokens.shape[1]
 
+    @cached_property
+    def logits(self) -> Tensor:
+        """``[batch, pos, d_vocab]``."""
+        with torch.no_grad():
+            return self.model.to_logits(self.model.normalize(self.entering(self.model.cfg.n_layers)))
+
     @property
     def is_causal(self) -> bool:
         """Whether what happens at a position leaves those before it alone."""
         return self.model.cfg.attention_dir == "causal"
-
-    def baseline(self, metric: AnyMetric) -> float:
-        """The metric of the run as it is."""
-        with torch.no_grad():
-            return number(metric(self.logits.clone()))
 
     def entering(self, layer: int) -> Tensor:
         """Residual stream that enters `layer`, ``[batch, pos, d_model]``; what leaves the last one, for the one after."""
@@ -142,3 +148,7 @@ def can_be_taken_apart(model: Any) -> bool:
         )
         and all(type(block) is TransformerBlock and isinstance(block.attn, AbstractAttention) for block in model.blocks)
     )
+
+
+def _look_on(activation: Tensor, hook: Any) -> None:
+    """Leave the activation as it is."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from tl_widgets.hooks import has_batch_axis
 from tl_widgets.patching.corrupted import CorruptedRun, repeated
 from tl_widgets.patching.layer import Layer, Strip
 from tl_widgets.patching.patches import Activation, Patch, Sites
@@ -51,11 +50,6 @@ class Descent:
         self._parted = run.parted_from(sites.clean)
         self._layers: dict[int, Layer] = {}
         self._activations: dict[int, Activation] = {}
-
-    @staticmethod
-    def serves(model: Any, sites: Sites) -> bool:
-        """Whether activations of this kind hold batch and positions in axes of their own."""
-        return has_batch_axis(sites.name(0, model))
 
     # Finding
 

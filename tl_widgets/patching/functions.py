@@ -90,7 +90,8 @@ def generic_activation_patch(
         raise BadInput("Give index_axis_names, or an index_df in their place.")
     corrupted: Any = corrupted_tokens
     if not isinstance(corrupted, CorruptedRun):
-        corrupted = CorruptedRun(model, corrupted) if can_be_taken_apart(model) else model.read(corrupted).tokens
+        whole = not can_be_taken_apart(model)
+        corrupted = model.read(corrupted).tokens if whole else CorruptedRun(model, corrupted, keep=[activation_name])
     n_pos = corrupted.n_pos if isinstance(corrupted, CorruptedRun) else corrupted.shape[1]
     indices: Sequence[Sequence[Any]]
     if index_df is not None:
@@ -174,6 +175,7 @@ def get_act_patch_attn_head_all_pos_every(
             get_act_patch_attn_head_v_all_pos,
             get_act_patch_attn_head_pattern_all_pos,
         ],
+        ["z", "pattern"],
         model,
         corrupted_tokens,
         clean_cache,
@@ -197,6 +199,7 @@ def get_act_patch_attn_head_by_pos_every(
             get_act_patch_attn_head_v_by_pos,
             lambda *given, **options: get_act_patch_attn_head_pattern_by_pos(*given, **options).transpose(1, 2),
         ],
+        ["z", "pattern"],
         model,
         corrupted_tokens,
         clean_cache,
@@ -210,11 +213,12 @@ def get_act_patch_block_every(
 ) -> Tensor:
     """Patch what enters each layer, what attention adds and what the MLP adds, at each position: ``[3, layer, pos]``."""
     sweeps = [get_act_patch_resid_pre, get_act_patch_attn_out, get_act_patch_mlp_out]
-    return _every(sweeps, model, corrupted_tokens, clean_cache, metric, options)
+    return _every(sweeps, ["attn_out", "mlp_out"], model, corrupted_tokens, clean_cache, metric, options)
 
 
 def _every(
     sweeps: Sequence[Callable[..., Tensor]],
+    keep: Sequence[str],
     model: Any,
     corrupted_tokens: Any,
     clean_cache: Mapping[Any, Tensor],
@@ -222,7 +226,7 @@ def _every(
     options: dict[str, Any],
 ) -> Tensor:
     """The results of several sweeps on one corrupted run, stacked; missing heads are zero."""
-    corrupted = CorruptedRun.of(model, corrupted_tokens) if can_be_taken_apart(model) else corrupted_tokens
+    corrupted = CorruptedRun.of(model, corrupted_tokens, keep) if can_be_taken_apart(model) else corrupted_tokens
     results = [one(model, corrupted, clean_cache, metric, **options) for one in sweeps]
     widest = max(result.shape[-1] for result in results)
     return torch.stack([F.pad(result, (0, widest - result.shape[-1])) for result in results])

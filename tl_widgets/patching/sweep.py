@@ -94,8 +94,8 @@ def sweep(
     options = Options(batch_size, per_example, shortcuts)
     if not indices:
         return iter(())
-    if shortcuts.resume and can_be_taken_apart(model) and Descent.serves(model, sites):
-        return _taken_apart(CorruptedRun.of(model, corrupted), sites, metric, indices, options)
+    if shortcuts.resume and can_be_taken_apart(model):
+        return _taken_apart(CorruptedRun.of(model, corrupted, [activation_name]), sites, metric, indices, options)
     return _plainly(model, corrupted, sites, metric, indices, options)
 
 
