@@ -63,11 +63,15 @@ class Descent:
         seen_from = self.reads.start if self._is_last(layer) and self._is_local(layer) else 0
         return None if found.start >= self.end or found.stop <= seen_from else found
 
-    def rows(self, patch: Patch) -> int:
-        """How many rows of the residual stream it takes along: what a batch of patches is measured in."""
+    def memory(self, patch: Patch) -> int:
+        """Bytes that a patch takes on its way down."""
+        cfg, batch, n_pos = self.run.model.cfg, self.run.batch, self.run.n_pos
         start, stop = self._span(patch)
-        length = stop - start if self._is_last(patch.layer) else self.end - start
-        return self.run.batch * (length if self._door(patch.layer) else self.run.n_pos)
+        stop = stop if self._is_last(patch.layer) else self.end
+        rows = stop - start if self._is_prepared(patch.layer) else n_pos
+        hidden = 4 * (cfg.d_mlp or 0) + 12 * cfg.d_model  # an MLP's inside before and after, and the stream's copies
+        seen = n_pos * cfg.n_heads * (2 * cfg.d_head + rows)  # keys, values and scores
+        return batch * (rows * hidden + seen) * cfg.dtype.itemsize
 
     def _activation(self, layer: int) -> Activation:
         if layer not in self._activations:
@@ -80,7 +84,7 @@ class Descent:
         """Where in its block an activation is."""
         return self.sites.name(layer, self.run.model).split(".", 2)[-1]
 
-    def _door(self, layer: int) -> bool:
+    def _is_prepared(self, layer: int) -> bool:
         return self._point(layer) in DOORS or self._point(layer) == _ENTRANCE
 
     def _is_local(self, layer: int) -> bool:

@@ -174,7 +174,9 @@ class Activation:
         for i, patch in enumerate(patches):
             mine = rows[i * batch : (i + 1) * batch]
             if patch.rows is not None:
-                mine.copy_(patch.rows.narrow(self.axis, start - patch.start, length))
+                first, behind = max(patch.start, start), min(patch.stop, stop)
+                changed = patch.rows.narrow(self.axis, first - patch.start, behind - first)
+                mine.narrow(self.axis, first - start, behind - first).copy_(changed)
                 continue
             region = (
                 slice(None),

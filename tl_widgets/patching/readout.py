@@ -65,7 +65,7 @@ class ReadingWhatIsSaid:
         self.per_example = per_example
         self.positions = metric.positions(run.batch, run.n_pos).to(run.tokens.device)
         self.reads = range(int(self.positions.min()), int(self.positions.max()) + 1)
-        tokens = metric.tokens(run.batch)
+        tokens = metric.known_tokens(run.batch, run.model.cfg.d_vocab_out)
         self.tokens = None if tokens is None else tokens.to(run.tokens.device)
         final = run.entering(run.model.cfg.n_layers)[:, self.reads.start : self.reads.stop]
         with torch.no_grad():

@@ -22,10 +22,11 @@ from tl_widgets.patching.shortcuts import ALL, Shortcuts
 
 Finished = tuple[list[int], Tensor]  # numbers of the indices, and their values
 
-# Rows that go down together: matrix products gain nothing from more, and a progress bar should move.
-_ROWS_ON_CPU = 2048
+# What goes down together may take a part of what is free; on a processor less, as matrix products gain nothing from more
+# rows, and a progress bar should move.
 _PART_OF_MEMORY = 8
-_MEMORY_UNKNOWN = 2_000_000_000
+_BYTES_ON_CPU = 200_000_000
+_BYTES_WHERE_UNKNOWN = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -104,23 +105,23 @@ def _taken_apart(
 ) -> Iterator[Finished]:
     readout = readout_for(run, metric, options.per_example, options.shortcuts.read)
     descent = Descent(run, sites, readout.reads, options.shortcuts)
-    most_rows = _most_rows(run)
+    most_bytes = _most_bytes(run.tokens.device)
     most_runs = options.batch_size if options.shortcuts.batch else 1
     unchanged: list[int] = []
     waiting: list[Patch] = []
-    rows = 0
+    held = 0
     # Layer by layer, so that those which go together start late.
     for place in sorted(range(len(indices)), key=lambda place: indices[place][0]):
         patch = descent.patch(place, indices[place])
         if patch is None:
             unchanged.append(place)
             continue
-        more = descent.rows(patch)
-        if waiting and (rows + more > most_rows or len(waiting) == most_runs):
+        more = descent.memory(patch)
+        if waiting and (held + more > most_bytes or len(waiting) == most_runs):
             yield _finished(descent, readout, waiting)
-            waiting, rows = [], 0
+            waiting, held = [], 0
         waiting.append(patch)
-        rows += more
+        held += more
     if waiting:
         yield _finished(descent, readout, waiting)
     if unchanged:
@@ -137,15 +138,10 @@ def _finished(descent: Descent, readout: Readout, patches: list[Patch]) -> Finis
     return places, torch.cat(values)
 
 
-def _most_rows(run: CorruptedRun) -> int:
-    """How many rows of the residual stream may go down together."""
-    cfg, device = run.model.cfg, run.tokens.device
-    free = available_memory(device) or _MEMORY_UNKNOWN
-    # A row's hidden layer with what the activation function makes of it, and keys and values of all positions before.
-    hidden = 4 * (cfg.d_mlp or 0) + 12 * cfg.d_model
-    attention = 4 * cfg.n_heads * cfg.d_head * run.n_pos // max(1, min(8, run.n_pos)) + 2 * cfg.n_heads * run.n_pos
-    by_memory = free // _PART_OF_MEMORY // ((hidden + attention) * run.logits.element_size())
-    return max(1, min(by_memory, _ROWS_ON_CPU) if device.type == "cpu" else by_memory)
+def _most_bytes(device: torch.device) -> int:
+    free = available_memory(device)
+    by_memory = _BYTES_WHERE_UNKNOWN if free is None else free // _PART_OF_MEMORY
+    return min(by_memory, _BYTES_ON_CPU) if device.type == "cpu" else by_memory
 
 
 def _plainly(
