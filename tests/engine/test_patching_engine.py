@@ -100,7 +100,9 @@ def test_each_idea_switched_off_gives_the_same_numbers(name, off):
         torch.testing.assert_close(values, expected, **CLOSE)
 
 
-@pytest.mark.parametrize("config_name", ["attention sinks", "post-norms, parallel", "alibi", "local attention", "experts"])
+@pytest.mark.parametrize(
+    "config_name", ["attention sinks", "post-norms, parallel", "alibi", "local attention", "experts"]
+)
 @pytest.mark.parametrize("name", ["resid_pre", "q", "k", "v", "pattern", "z", "mlp_out", "attn_out"])
 def test_no_idea_is_needed(config_name, name):
     model, clean = prepared(CONFIGS[config_name])
@@ -221,7 +223,9 @@ def test_somebody_elses_modules_are_run_as_they_are():
 # Prompts
 
 
-@pytest.mark.parametrize("config_name", ["gpt2-like", "llama-like grouped", "alibi", "shortformer", "local attention", "soft caps"])
+@pytest.mark.parametrize(
+    "config_name", ["gpt2-like", "llama-like grouped", "alibi", "shortformer", "local attention", "soft caps"]
+)
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize("name", ["resid_pre", "q", "k", "v", "pattern", "z", "attn_scores"])
 def test_padded_batches(config_name, padding, name):

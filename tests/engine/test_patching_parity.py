@@ -118,11 +118,11 @@ def test_the_data_frame_of_an_axis_sweep_comes_back_on_request():
 @pytest.mark.parametrize(
     "setter, activation, index",
     [
-        (patching.layer_pos_patch_setter, "resid_pre", (0, 2)),
-        (patching.layer_pos_head_vector_patch_setter, "z", (0, 2, 1)),
+        (patching.layer_pos_patch_setter, "resid_pre", (0, 3)),
+        (patching.layer_pos_head_vector_patch_setter, "z", (0, 3, 1)),
         (patching.layer_head_vector_patch_setter, "z", (0, 1)),
         (patching.layer_head_pattern_patch_setter, "pattern", (0, 1)),
-        (patching.layer_head_pos_pattern_patch_setter, "pattern", (0, 1, 2)),
+        (patching.layer_head_pos_pattern_patch_setter, "pattern", (0, 1, 3)),
         (patching.layer_head_dest_src_pos_pattern_patch_setter, "pattern", (0, 1, 4, 2)),
     ],
 )

@@ -50,9 +50,7 @@ class CorruptedRun:
 
     cache: LazyActivationCache
 
-    def __init__(
-        self, model: Any, tokens: Any, attention_mask: Tensor | None = None, keep: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, model: Any, tokens: Any, attention_mask: Tensor | None = None, keep: Sequence[str] = ()) -> None:
         self.model = model
         batch = model.read(tokens, attention_mask=attention_mask)
         self.tokens, self.tokens_mask = batch.tokens, batch.mask
