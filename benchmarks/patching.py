@@ -1,7 +1,7 @@
-"""Patching sweeps beside TransformerLens's loop, on the same weights, in one run; and with each of our ideas switched off.
+"""Patching sweeps beside TransformerLens's loop, on the same weights; and with each of our ideas switched off.
 
-``python benchmarks/patching.py`` prints seconds and ratios. The shape is GPT-2 small's, the weights are random, the prompts
-have 15 tokens and part half-way. The loop makes the same pass for every place, so where a sweep has many it is timed on
+``python benchmarks/patching.py`` prints seconds and ratios. The shape is GPT-2 small's, the weights are random, the
+prompts have 15 tokens and part half-way. The loop makes the same pass for every place, so where a sweep has many it is timed on
 some of them, spread over the sweep and in turn with ours, and scaled up: the table says on how many.
 """
 

@@ -165,7 +165,7 @@ def test_patches_of_all_layers_go_down_as_one_batch(monkeypatch):
     monkeypatch.setattr(type(model.blocks[1].mlp), "forward", counting)
     run = CorruptedRun(model, CORRUPTED)
     rows.clear()
-    # Layer 0 differs at position 3 alone, layer 1 from there on: one and four runs of two examples, one row read of each.
+    # Layer 0 differs at position 3 alone, layer 1 from there on: one and four runs of two examples, of each a row read.
     swept(model, run, clean, LOGIT_DIFF, setters.layer_pos_patch_setter, "resid_pre", indices_of("resid_pre"))
     assert rows == [2 * (1 + 4)]
 

@@ -16,7 +16,8 @@ CORRUPTED = "When Mary and John went to the store, Mary gave a drink to"
 @pytest.fixture(scope="module")
 def ioi(processed):
     clean, corrupted = processed.to_tokens(CLEAN), processed.to_tokens(CORRUPTED)
-    clean_logits, cache = processed.run_with_cache(clean, lazy=True)
+    with torch.no_grad():
+        clean_logits, cache = processed.run_with_cache(clean, lazy=True)
     metric = patching.LogitDiff(processed.to_single_token(" Mary"), processed.to_single_token(" John"))
     return processed, corrupted, cache, metric, float(metric(clean_logits))
 
@@ -46,6 +47,6 @@ def test_the_answer_moves_from_the_second_name_to_the_last_position(ioi):
     baseline = float(metric(model(corrupted)))
     restored = (values - baseline) / (clean_value - baseline)
     parting = patching.CorruptedRun(model, corrupted).parted_from(clean)
-    assert (restored[:, :parting] == 0).all()
+    assert (values[:, :parting] == values[0, 0]).all() and abs(restored[0, 0]) < 1e-4
     torch.testing.assert_close(restored[0, parting], torch.tensor(1.0), atol=1e-3, rtol=0)
     assert restored[-1, -1] > 0.95 and abs(restored[-1, parting]) < 0.05

@@ -54,7 +54,7 @@ class CorruptedRun:
         self.model = model
         batch = model.read(tokens, attention_mask=attention_mask)
         self.tokens, self.tokens_mask = batch.tokens, batch.mask
-        real = torch.ones_like(self.tokens) if self.tokens_mask is None else self.tokens_mask
+        real = _real(self.tokens, self.tokens_mask).long()
         names = {get_act_name(name, layer) for name in ("q", "k", "v", *keep) for layer in range(model.cfg.n_layers)}
         # A lazy cache keeps what has hooks in the run, whatever they do.
         kept = [(name, _look_on) for name in names & model.hook_dict.keys()]
@@ -91,7 +91,7 @@ class CorruptedRun:
         return self.model.cfg.attention_dir == "causal"
 
     def entering(self, layer: int) -> Tensor:
-        """Residual stream that enters `layer`, ``[batch, pos, d_model]``; what leaves the last one, for the one after."""
+        """Residual stream that enters `layer`, ``[batch, pos, d_model]``; the number after the last is for its end."""
         n_layers = self.model.cfg.n_layers
         return self.cache["resid_pre", layer] if layer < n_layers else self.cache["resid_post", n_layers - 1]
 
@@ -100,17 +100,18 @@ class CorruptedRun:
 
         Before it, the two runs of a causal model are the same but for rounding.
         """
-        tokens, mask = getattr(clean, "tokens", None), getattr(clean, "mask", None)
-        same_padding = (mask is None) == (self.tokens_mask is None) and (
-            mask is None or torch.equal(mask.to(self.tokens.device).bool(), self.tokens_mask.bool())  # type: ignore[union-attr]
-        )
-        if not self.is_causal or tokens is None or tokens.shape != self.tokens.shape or not same_padding:
+        tokens = getattr(clean, "tokens", None)
+        if not self.is_causal or tokens is None or tokens.shape != self.tokens.shape:
             return 0
-        differing = (tokens.to(self.tokens.device) != self.tokens).any(0).nonzero()
+        differs = tokens.to(self.tokens.device) != self.tokens
+        differs |= _real(tokens, getattr(clean, "mask", None)).to(differs.device) != _real(
+            self.tokens, self.tokens_mask
+        )
+        differing = differs.any(0).nonzero()
         return int(differing[0]) if len(differing) else self.n_pos
 
     def mask(self, start: int, stop: int, times: int = 1) -> AttentionMask:
-        """Permissions of the queries from `start` to `stop`, for the batch so many times; keys are those up to `stop`."""
+        """Permissions of queries from `start` to `stop` and keys up to `stop`, for the batch so many times."""
         key = (start, stop, 1 if self._seen is None else times)
         if key not in self._masks:
             seen = None if self._seen is None else self._seen[:, :stop].repeat(times, 1)
@@ -146,6 +147,11 @@ def can_be_taken_apart(model: Any) -> bool:
         )
         and all(type(block) is TransformerBlock and isinstance(block.attn, AbstractAttention) for block in model.blocks)
     )
+
+
+def _real(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Which tokens are no padding, ``[batch, pos]``."""
+    return torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.bool()
 
 
 def _look_on(activation: Tensor, hook: Any) -> None:

@@ -1,4 +1,4 @@
-"""`Descent`: many patches through the remaining layers as one batch, which patches of later layers join on its way down."""
+"""`Descent`: many patches through the remaining layers as one batch, which those of later layers join on its way."""
 
 from __future__ import annotations
 

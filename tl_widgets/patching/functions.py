@@ -211,7 +211,7 @@ def get_act_patch_attn_head_by_pos_every(
 def get_act_patch_block_every(
     model: Any, corrupted_tokens: Any, clean_cache: Mapping[Any, Tensor], metric: AnyMetric, **options: Any
 ) -> Tensor:
-    """Patch what enters each layer, what attention adds and what the MLP adds, at each position: ``[3, layer, pos]``."""
+    """Patch what enters each layer, what attention adds, what the MLP adds, at each position: ``[3, layer, pos]``."""
     sweeps = [get_act_patch_resid_pre, get_act_patch_attn_out, get_act_patch_mlp_out]
     return _every(sweeps, ["attn_out", "mlp_out"], model, corrupted_tokens, clean_cache, metric, options)
 

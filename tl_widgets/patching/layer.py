@@ -1,8 +1,8 @@
 """One layer of the corrupted run, taken apart: ways in for patches, and the way through for what is patched already.
 
-Patched runs are handled in strips: some positions of many runs, those before being the corrupted run's own. What looks at
-each position alone (norms, maps into and out of heads, MLPs) sees the rows of all strips as one batch; only attention
-goes strip by strip, with the corrupted run's keys and values for what is not in the strip.
+Patched runs are handled in strips: some positions of many runs, those before being the corrupted run's own. What looks
+at each position alone (norms, maps into and out of heads, MLPs) sees the rows of all strips as one batch; only
+attention goes strip by strip, with the corrupted run's keys and values for what is not in the strip.
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ class Layer:
     @cached_property
     def _placed(self) -> tuple[Tensor, Tensor, Tensor]:
         """Its queries, keys and values as attention takes them, ``[batch, pos, head, d_head]``."""
+        q, k, v = (self.run.cache[name, self.number] for name in "qkv")
         positions = self.run.mask(0, self.run.n_pos).positions
-        return self.attn.place(*(self.run.cache[name, self.number] for name in "qkv"), positions, positions)
+        return self.attn.place(q, k, v, positions, positions)
 
     def _with_strip(self, of_run: Tensor, strip: Strip, x: Tensor, stop: int) -> Tensor:
         """The run's keys or values up to `stop`, with those of a strip in their place."""

@@ -1,7 +1,7 @@
 """Metrics that say what they read, so that a sweep unembeds nothing else.
 
-Any callable of the logits ``[batch, pos, d_vocab]`` is a metric. These are callables, too, and also know which positions
-and tokens they look at, and their value for each example of the batch.
+Any callable of the logits ``[batch, pos, d_vocab]`` is a metric. These are callables, too, and also know which
+positions and tokens they look at, and their value for each example of the batch.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class Loss(Metric):
     Parameters
     ----------
     tokens
-        ``[batch, pos]`` (or ``[pos]``): what should have been predicted; the corrupted tokens give the model's own loss.
+        ``[batch, pos]`` (or ``[pos]``): what should have been predicted; the corrupted tokens give the usual loss.
     mask
         ``[batch, pos]``, 0 for padding: predictions from or of padding count nothing.
 

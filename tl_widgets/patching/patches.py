@@ -13,7 +13,6 @@ from torch import Tensor
 from tl_widgets.cache.names import get_act_name
 from tl_widgets.errors import BadInput, unknown
 from tl_widgets.hooks.recording import position_axis
-from tl_widgets.patching.corrupted import repeated
 from tl_widgets.patching.setters import PatchSetter, Region, check_alike, region_of
 
 
@@ -124,7 +123,7 @@ class Activation:
             return position, position + 1
         changed = np.zeros_like(differs)
         changed[region] = differs[region]
-        return _ends(np.moveaxis(changed, self.axis - 1, 0).reshape(changed.shape[self.axis - 1], -1).any(-1))
+        return _ends(np.moveaxis(changed, self.axis - 1, 0).reshape(differs.shape[self.axis - 1], -1).any(axis=-1))
 
     def _from_the_start(self, each: Any, axis: int) -> Any:
         if isinstance(each, slice):
@@ -209,7 +208,7 @@ def _aligned(corrupted: Tensor, clean: Tensor, axis: int, parted: int) -> Tensor
     return aligned
 
 
-def _ends(changed: np.ndarray) -> tuple[int, int]:
+def _ends(changed: Any) -> tuple[int, int]:
     """First and behind the last of what is True."""
     (at,) = changed.nonzero()
     return int(at[0]), int(at[-1]) + 1

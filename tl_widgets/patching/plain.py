@@ -1,4 +1,4 @@
-"""The plain way: a whole pass for every patch, with the setter as a hook; right for any model, whatever it has inside."""
+"""The plain way: a whole pass for every patch, with the setter as a hook; right for any model."""
 
 from __future__ import annotations
 
