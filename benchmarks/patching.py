@@ -1,8 +1,8 @@
 """Patching sweeps beside TransformerLens's loop, on the same weights; and with each of our ideas switched off.
 
 ``python benchmarks/patching.py`` prints seconds and ratios. The shape is GPT-2 small's, the weights are random, the
-prompts have 15 tokens and part half-way. The loop makes the same pass for every place, so where a sweep has many it is timed on
-some of them, spread over the sweep and in turn with ours, and scaled up: the table says on how many.
+prompts have 15 tokens and part half-way. The loop makes the same pass for every place, so it is timed on some of them,
+in turn with ours, and scaled up: the table says on how many.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from models import ours_and_transformers, the_oracle
 
 from tl_widgets import patching
-from tl_widgets.patching.shortcuts import ALL
+from tl_widgets.patching.options import ALL
 
 N_TOKENS, PART = 15, 7
 

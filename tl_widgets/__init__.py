@@ -7,7 +7,7 @@
 torch.Size([1, 4, 3, 3])
 """
 
-from tl_widgets import utils
+from tl_widgets import patching, utils
 from tl_widgets.analysis import Comparison, HookedTransformerTrainConfig, SVDInterpreter, compare_with_hf, train
 from tl_widgets.cache import ActivationCache
 from tl_widgets.config import HookedTransformerConfig
@@ -40,6 +40,7 @@ __all__ = [
     "TransformerLensKeyValueCacheEntry",
     "compare_with_hf",
     "options",
+    "patching",
     "train",
     "utils",
 ]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import fields, replace
 
 import pytest
@@ -14,8 +17,9 @@ from tl_widgets.errors import BadInput
 from tl_widgets.patching import setters
 from tl_widgets.patching.corrupted import CorruptedRun, can_be_taken_apart
 from tl_widgets.patching.descent import DOORS, Descent
+from tl_widgets.patching.options import ALL, Options
 from tl_widgets.patching.patches import Sites
-from tl_widgets.patching.shortcuts import ALL
+from tl_widgets.patching.pieces import Piece, run_piece
 from tl_widgets.patching.sweep import sweep
 
 CLEAN = torch.randint(0, 50, (2, 7), generator=torch.Generator().manual_seed(3))
@@ -164,6 +168,7 @@ def test_patches_of_all_layers_go_down_as_one_batch(monkeypatch):
 
     monkeypatch.setattr(type(model.blocks[1].mlp), "forward", counting)
     run = CorruptedRun(model, CORRUPTED)
+    run.entering(0)
     rows.clear()
     # Layer 0 differs at position 3 alone, layer 1 from there on: one and four runs of two examples, of each a row read.
     swept(model, run, clean, LOGIT_DIFF, setters.layer_pos_patch_setter, "resid_pre", indices_of("resid_pre"))
@@ -261,6 +266,70 @@ def test_a_clean_prompt_of_its_own_serves_a_batch_and_a_dict_serves_as_cache():
     expected = naively(model, CORRUPTED, clean, *arguments)
     torch.testing.assert_close(swept(model, CORRUPTED, clean, *arguments), expected, **CLOSE)
     torch.testing.assert_close(swept(model, CORRUPTED, dict(clean), *arguments), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("config_name", ["gpt2-like", "llama-like grouped", "post-norms", "alibi", "soft caps"])
+@pytest.mark.parametrize("name", SITES)
+def test_in_double_precision_nothing_is_left_of_the_difference(config_name, name):
+    _, model = pair(CONFIGS[config_name] | dict(dtype=torch.float64))
+    optional = {each for each in model.hook_dict if each.endswith(("hook_result", "hook_q_input", "hook_mlp_in"))}
+    _, clean = model.run_with_cache(CLEAN, names_filter=[*model.computed_points(), *optional])
+    for metric in (MIDDLE, everywhere):
+        arguments = (model, CORRUPTED, clean, metric, SITES[name], name, indices_of(name))
+        torch.testing.assert_close(swept(*arguments), naively(*arguments), atol=1e-12, rtol=1e-10)
+    values = patching.get_act_patch_resid_pre(model, CORRUPTED, clean, MIDDLE, progress=False)
+    assert values.dtype == torch.float64
+
+
+def test_in_half_precision_sweeps_stay_within_its_rounding():
+    _, model = pair(LLAMA_LIKE | dict(n_key_value_heads=2, dtype=torch.bfloat16))
+    _, exact = pair(LLAMA_LIKE | dict(n_key_value_heads=2))
+    for name in ("resid_pre", "z", "v", "pattern"):
+        values, expected = (
+            swept(each, CORRUPTED, each.run_with_cache(CLEAN)[1], MIDDLE, SITES[name], name, indices_of(name))
+            for each in (model, exact)
+        )
+        torch.testing.assert_close(values, expected, atol=0.05, rtol=0)
+
+
+# Elsewhere
+
+
+def shifted(corrupted, index, clean):
+    corrupted[:, index[1]] += 1.0
+
+
+@pytest.mark.parametrize("setter", [setters.layer_pos_patch_setter, shifted])
+def test_threads_run_the_pieces_and_leave_the_model_as_it_was(setter):
+    model, clean = prepared(GPT2_LIKE)
+    arguments = (model, CORRUPTED, clean, LOGIT_DIFF, setter, "resid_mid", indices_of("resid_mid"))
+    with ThreadPoolExecutor(3) as executor:
+        values = swept(*arguments, executor=executor)
+    torch.testing.assert_close(values, swept(*arguments), **CLOSE)
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+@pytest.mark.slow
+def test_processes_run_the_pieces():
+    model, clean = prepared(GPT2_LIKE)
+    arguments = (model, CORRUPTED, clean, LOGIT_DIFF, setters.layer_pos_head_vector_patch_setter, "v", indices_of("v"))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        values = swept(*arguments, executor=executor)
+    torch.testing.assert_close(values, swept(*arguments), **CLOSE)
+
+
+def test_a_piece_is_data_and_carries_only_what_its_layers_need():
+    model, clean = prepared(GPT2_LIKE)
+    sites = Sites("z", SITES["z"], clean)
+    whole = Piece.whole(CorruptedRun(model, CORRUPTED), sites, LOGIT_DIFF, indices_of("z"), Options())
+    first, last = whole.cut(2)
+    assert set(first.sites.clean) == {"blocks.0.attn.hook_z"} and set(last.sites.clean) == {"blocks.1.attn.hook_z"}
+    again = pickle.loads(pickle.dumps(last))
+    places, values = run_piece(again)
+    assert sorted(places) == list(last.places)
+    expected = naively(model, CORRUPTED, clean, LOGIT_DIFF, SITES["z"], "z", [indices_of("z")[p] for p in places])
+    torch.testing.assert_close(values, expected, **CLOSE)
+    assert CorruptedRun(again.model, again.tokens).parted_from(again.sites.clean) == 3
 
 
 # Setters and indices of one's own

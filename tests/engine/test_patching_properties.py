@@ -26,8 +26,8 @@ MODELS = {
         name: CONFIGS[name]
         for name in (
             "parallel, partial rotary", "attention only", "post-norms", "post-norms, parallel", "alibi",
-            "local attention", "attention sinks", "soft caps", "experts", "shortformer", "bidirectional", "query/key norm", "ungrouped",
-            "every optional point", "clipped", "solu_ln",
+            "local attention", "attention sinks", "soft caps", "experts", "shortformer", "bidirectional",
+            "query/key norm", "ungrouped", "every optional point", "clipped", "solu_ln",
         )
     },
 }  # fmt: skip

@@ -21,6 +21,8 @@ _CONTAINERS = (nn.ModuleList, nn.Identity, nn.Linear)
 class CorruptedRun:
     """One run of the corrupted prompts: its logits, and the residual stream that enters each layer.
 
+    It is made when something of it is read first: plain passes need no more than its tokens.
+
     Parameters
     ----------
     model
@@ -36,8 +38,6 @@ class CorruptedRun:
     ----------
     tokens, tokens_mask
         ``[batch, pos]``; the mask is None where all tokens are real.
-    cache
-        Any activation of the run.
 
     Examples
     --------
@@ -48,18 +48,11 @@ class CorruptedRun:
     (torch.Size([1, 3, 50]), torch.Size([1, 3, 4, 4]))
     """
 
-    cache: LazyActivationCache
-
     def __init__(self, model: Any, tokens: Any, attention_mask: Tensor | None = None, keep: Sequence[str] = ()) -> None:
         self.model = model
         batch = model.read(tokens, attention_mask=attention_mask)
         self.tokens, self.tokens_mask = batch.tokens, batch.mask
-        real = _real(self.tokens, self.tokens_mask).long()
-        names = {get_act_name(name, layer) for name in ("q", "k", "v", *keep) for layer in range(model.cfg.n_layers)}
-        # A lazy cache keeps what has hooks in the run, whatever they do.
-        kept = [(name, _look_on) for name in names & model.hook_dict.keys()]
-        with torch.no_grad(), model.hooks(kept):
-            _, self.cache = model.run_with_cache(self.tokens, attention_mask=real, lazy=True, return_type=None)
+        self.keep = tuple(keep)
         # Padding behind the text is seen by nobody, and does not count.
         self._seen = model.attention_mask(self.tokens, self.tokens_mask).tokens_mask
         self._masks: dict[tuple[int, int, int], AttentionMask] = {}
@@ -80,10 +73,26 @@ class CorruptedRun:
         return self.tokens.shape[1]
 
     @cached_property
+    def cache(self) -> LazyActivationCache:
+        """Any activation of the run, which is made when this is read first."""
+        model = self.model
+        names = {get_act_name(name, i) for name in ("q", "k", "v", *self.keep) for i in range(model.cfg.n_layers)}
+        # A lazy cache keeps what has hooks in the run, whatever they do.
+        kept = [(name, _look_on) for name in names & model.hook_dict.keys()]
+        with torch.no_grad(), model.hooks(kept):
+            _, cache = model.run_with_cache(self.tokens, attention_mask=self.real, lazy=True, return_type=None)
+        return cache
+
+    @cached_property
     def logits(self) -> Tensor:
         """``[batch, pos, d_vocab]``."""
         with torch.no_grad():
             return self.model.to_logits(self.model.normalize(self.entering(self.model.cfg.n_layers)))
+
+    @property
+    def real(self) -> Tensor:
+        """``[batch, pos]``, 1 where a token is no padding."""
+        return _real(self.tokens, self.tokens_mask).long()
 
     @property
     def is_causal(self) -> bool:

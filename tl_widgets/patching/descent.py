@@ -9,8 +9,8 @@ import torch
 
 from tl_widgets.patching.corrupted import CorruptedRun, repeated
 from tl_widgets.patching.layer import Layer, Strip
+from tl_widgets.patching.options import Shortcuts
 from tl_widgets.patching.patches import Activation, Patch, Sites
-from tl_widgets.patching.shortcuts import Shortcuts
 
 _Door = Callable[[Layer, list[Strip]], list[Strip]]
 
@@ -126,7 +126,14 @@ class Descent:
                     if not self._is_last(number):
                         joined = [self._filled(strip, number + 1) for strip in joined]
                     strips = _merged([*strips, *joined])
+        self._forget_before(max(by_layer))
         return [strip.narrowed(self.reads.start, self.reads.stop) for strip in strips]
+
+    def _forget_before(self, layer: int) -> None:
+        """Patches come layer by layer: no more of them will be put in before this one."""
+        for known in (self._layers, self._activations):
+            for passed in [number for number in known if number < layer]:
+                del known[passed]
 
     def _layer(self, number: int) -> Layer:
         if number not in self._layers:
