@@ -13,7 +13,6 @@ from tl_widgets.analysis import (
     DirectLogitAttribution,
     HookedTransformerTrainConfig,
     LogitLens,
-    Result,
     SVDInterpreter,
     TopNeurons,
     attention_entropy,
@@ -30,6 +29,7 @@ from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.display import options
 from tl_widgets.hooks import HookedRootModule, HookPoint
 from tl_widgets.math import FactoredMatrix
+from tl_widgets.results import Result
 from tl_widgets.text import (
     HookedTransformerKeyValueCache,
     HookedTransformerKeyValueCacheEntry,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from tl_widgets.analysis.result import Result, layers_and_heads
+from tl_widgets.results import Result, layers_and_heads
 
 LABELS = {"kind": ["a", "b"]} | layers_and_heads(12, 3)
 

@@ -7,7 +7,6 @@ from tl_widgets.analysis.heads import attention_entropy, head_scores
 from tl_widgets.analysis.lens import LogitLens, logit_lens
 from tl_widgets.analysis.neurons import TopNeurons, top_neurons
 from tl_widgets.analysis.norms import component_norms
-from tl_widgets.analysis.result import Result
 from tl_widgets.analysis.svd import SVDInterpreter
 from tl_widgets.analysis.train import HookedTransformerTrainConfig, train
 
@@ -16,7 +15,6 @@ __all__ = [
     "DirectLogitAttribution",
     "HookedTransformerTrainConfig",
     "LogitLens",
-    "Result",
     "SVDInterpreter",
     "TopNeurons",
     "attention_entropy",

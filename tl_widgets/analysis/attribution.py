@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tl_widgets.analysis.result import Result, layers_and_heads
-from tl_widgets.analysis.subject import axes_of_positions, cache_of, position_labels
+from tl_widgets.analysis.subject import cache_of
 from tl_widgets.cache import ActivationCache
 from tl_widgets.cache.logits import logit_directions
 from tl_widgets.errors import BadInput, unknown
 from tl_widgets.math import Slice, SliceInput
+from tl_widgets.results import Result, axes_of_positions, layers_and_heads, position_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

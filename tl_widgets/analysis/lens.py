@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tl_widgets.analysis.result import Result
-from tl_widgets.analysis.subject import answer_ids, axes_of_positions, cache_of, position_labels, token_text
+from tl_widgets.analysis.subject import answer_ids, cache_of
 from tl_widgets.environment import library
 from tl_widgets.errors import BadInput, unknown
 from tl_widgets.math.slice import SliceInput
+from tl_widgets.results import Result, axes_of_positions, position_labels, token_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

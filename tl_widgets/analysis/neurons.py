@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from tl_widgets.analysis.attribution import READS, direct_logit_attribution
-from tl_widgets.analysis.result import Result
 from tl_widgets.analysis.subject import cache_of
 from tl_widgets.errors import BadInput, NotInThisModel, unknown
 from tl_widgets.math.slice import Slice, SliceInput
+from tl_widgets.results import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

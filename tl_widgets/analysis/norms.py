@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from tl_widgets.analysis.result import Result, layers_and_heads
-from tl_widgets.analysis.subject import axes_of_positions, cache_of, position_labels
+from tl_widgets.analysis.subject import cache_of
 from tl_widgets.errors import unknown
+from tl_widgets.results import Result, axes_of_positions, layers_and_heads, position_labels
 
 # What each unit reads: the ends of the names of activations.
 _UNITS = {

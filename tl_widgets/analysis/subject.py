@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from tl_widgets.cache import ActivationCache
 from tl_widgets.errors import BadInput
-from tl_widgets.math.slice import Slice, SliceInput
+from tl_widgets.results import token_text
 
 
 def cache_of(
@@ -36,23 +35,6 @@ def cache_of(
         return model.run_with_cache(input, return_type=None, names_filter=names_filter, lazy=reads is None)[1]
 
 
-def axes_of_positions(cache: ActivationCache, n_dims: int) -> tuple[str, ...]:
-    """Names of the batch and position axes that an activation has in this cache, `n_dims` of them in all."""
-    return (("batch",) if cache.has_batch_dim else ()) + (("pos",) if n_dims > cache.has_batch_dim else ())
-
-
-def position_labels(cache: ActivationCache, n_pos: int, pos_slice: Slice | SliceInput = None) -> dict[str, list[str]]:
-    """``{"pos": [" The", " Eiffel", ...]}``, where the cache is of one prompt whose text is known; else nothing.
-
-    `pos_slice` is what picked the `n_pos` positions.
-    """
-    if cache.tokens is None or len(cache.tokens) != 1 or getattr(cache.model, "tokenizer", None) is None:
-        return {}
-    picked = np.atleast_1d(Slice.unwrap(pos_slice).apply(cache.tokens[0]).cpu().numpy())
-    # Positions that were picked when the cache was made are not known by now.
-    return {"pos": cache.model.to_str_tokens(picked)} if len(picked) == n_pos else {}
-
-
 def answer_ids(model: Any, answers: Any) -> tuple[list[int], list[str]]:
     """Token ids of answers, and what they read; each answer is a token's id or the text of one token.
 
@@ -73,8 +55,3 @@ def answer_ids(model: Any, answers: Any) -> tuple[list[int], list[str]]:
         if not 0 <= token < d_vocab:
             raise BadInput(f"There is no token {token}: ids go from 0 to {d_vocab - 1}.")
     return ids, [token_text(model, token) for token in ids]
-
-
-def token_text(model: Any, token: int) -> str:
-    """What a token reads; its id where there is no tokenizer."""
-    return str(token) if getattr(model, "tokenizer", None) is None else model.to_single_str_token(token)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tl_widgets.analysis.figure import draw
 from tl_widgets.environment import library
 from tl_widgets.errors import BadInput, unknown
+from tl_widgets.results.figure import draw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +35,7 @@ class Result:
 
     Examples
     --------
+    >>> from tl_widgets.results import layers_and_heads
     >>> norms = Result(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), ("layer", "head"), layers_and_heads(2, 2), "norm")
     >>> norms["L1H0"], norms["L1"].values
     (3.0, tensor([3., 4.]))
@@ -206,8 +207,3 @@ class Result:
             [f"{type(self).__name__}: {self.quantity} {self._shape()}"]
             + [f"  {label:{width}}  {value:.4g}" for label, value in top]
         )
-
-
-def layers_and_heads(n_layers: int, n_heads: int) -> dict[str, list[str]]:
-    """``{"layer": ["L0", ...], "head": ["H0", ...]}``."""
-    return {"layer": [f"L{i}" for i in range(n_layers)], "head": [f"H{i}" for i in range(n_heads)]}
