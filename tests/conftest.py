@@ -4,5 +4,5 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a fork (a kernel, a server) prints a warning
-# On a machine with other work two threads wait for each other longer than they work: the suite took three times as long.
+# On a machine with other work, threads wait for each other longer than they work: all took three times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
