@@ -8,12 +8,28 @@ torch.Size([1, 4, 3, 3])
 """
 
 from tl_widgets import patching, utils
-from tl_widgets.analysis import Comparison, HookedTransformerTrainConfig, SVDInterpreter, compare_with_hf, train
-from tl_widgets.cache import ActivationCache
+from tl_widgets.analysis import (
+    Comparison,
+    DirectLogitAttribution,
+    HookedTransformerTrainConfig,
+    LogitLens,
+    SVDInterpreter,
+    TopNeurons,
+    attention_entropy,
+    compare_with_hf,
+    component_norms,
+    direct_logit_attribution,
+    head_scores,
+    logit_lens,
+    top_neurons,
+    train,
+)
+from tl_widgets.cache import ActivationCache, LazyActivationCache
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.display import options
 from tl_widgets.hooks import HookedRootModule, HookPoint
 from tl_widgets.math import FactoredMatrix
+from tl_widgets.results import Result
 from tl_widgets.text import (
     HookedTransformerKeyValueCache,
     HookedTransformerKeyValueCacheEntry,
@@ -27,6 +43,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ActivationCache",
     "Comparison",
+    "DirectLogitAttribution",
     "FactoredMatrix",
     "HookPoint",
     "HookedRootModule",
@@ -35,12 +52,22 @@ __all__ = [
     "HookedTransformerKeyValueCache",
     "HookedTransformerKeyValueCacheEntry",
     "HookedTransformerTrainConfig",
+    "LazyActivationCache",
+    "LogitLens",
+    "Result",
     "SVDInterpreter",
+    "TopNeurons",
     "TransformerLensKeyValueCache",
     "TransformerLensKeyValueCacheEntry",
+    "attention_entropy",
     "compare_with_hf",
+    "component_norms",
+    "direct_logit_attribution",
+    "head_scores",
+    "logit_lens",
     "options",
     "patching",
+    "top_neurons",
     "train",
     "utils",
 ]

@@ -92,7 +92,7 @@ def test_strings_and_caches():
     [
         (dict(input=TOKENS, answer_tokens=3, unit="heads"), "Did you mean 'head'"),
         (dict(input=TOKENS), "answer_tokens is needed"),
-        (dict(answer_tokens=3), "an input to run the model on, or the cache"),
+        (dict(answer_tokens=3), "Give the prompt as input, or the cache.*neither"),
         (dict(input=TOKENS, answer_tokens=3, layer=1), "unit='neuron'"),
         (dict(input=TOKENS, answer_tokens=3, unit="neuron", layer=2), "no layer 2"),
         (dict(input=TOKENS, answer_tokens=RIGHT, incorrect_tokens=3), "one shape"),

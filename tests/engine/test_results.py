@@ -8,7 +8,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from tl_widgets.analysis.result import Result, layers_and_heads
+from tl_widgets.results import Result, layers_and_heads
 
 LABELS = {"kind": ["a", "b"]} | layers_and_heads(12, 3)
 
@@ -27,6 +27,7 @@ def test_selecting_by_label(result):
     assert few.labels_of("layer") == ["L2", "L3"] and few["L3H0"] == result["b", "L3H0"]
     assert result[:, [3, 1]].labels_of("layer") == ["L3", "L1"]
     assert result[1].labels_of("layer")[5] == "L5"
+    assert result[..., 2].axes == ("kind", "layer") and result[1, ..., 2]["L3"] == result["b", "L3H2"]
 
 
 @pytest.mark.parametrize(

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from tl_widgets.analysis.subject import cache_of
 from tl_widgets.cache import ActivationCache
 from tl_widgets.cache.logits import logit_directions
 from tl_widgets.errors import BadInput, unknown
 from tl_widgets.math import Slice, SliceInput
+from tl_widgets.results import Result, axes_of_positions, layers_and_heads, position_labels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Attributed = tuple[Tensor, list[str]]
 Attribute = Callable[[ActivationCache, Tensor, Any, "int | None"], Attributed]
 
 
-@dataclass
-class DirectLogitAttribution:
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class DirectLogitAttribution(Result):
     """What each part of a model adds to a logit, or to a difference between two.
 
     Parameters
@@ -31,17 +36,54 @@ class DirectLogitAttribution:
         Names of the components.
     unit
         What a component is: ``"component"``, ``"layer"``, ``"head"`` or ``"neuron"``.
+    axes
+        Names of the axes that follow; of one alone it is the batch.
+    axis_labels
+        What is known of their entries.
     """
 
-    attribution: Tensor
-    labels: list[str]
-    unit: str
+    labels: list[str] = field(default_factory=list)
+    unit: str = "component"
 
-    def top(self, k: int = 5) -> list[tuple[str, float]]:
+    def __init__(
+        self,
+        attribution: Tensor,
+        labels: list[str],
+        unit: str,
+        axes: tuple[str, ...] | None = None,
+        axis_labels: dict[str, list[str]] | None = None,
+        quantity: str = "adds to the logit",
+    ) -> None:
+        axes = ("batch", "pos")[: attribution.ndim - 1] if axes is None else axes
+        super().__init__(attribution, ("component", *axes), {"component": labels, **(axis_labels or {})}, quantity)
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "unit", unit)
+
+    @property
+    def attribution(self) -> Tensor:
+        """``[component, *batch_and_pos]``, in the unit of logits."""
+        return self.values
+
+    def plot(self, title: str | None = None, texts: list[list[str]] | None = None) -> Figure:
+        """Return a matplotlib figure: of heads a map of layers x heads, else as for any `Result`.
+
+        Means over batch and pos make a map of heads; what is no head is left out.
+        """
+        if self.unit != "head":
+            return super().plot(title, texts)
+        heads = [label for label in self.labels if label.startswith("L")]
+        n_heads = sum(label.startswith("L0H") for label in heads)
+        values = self.values[: len(heads)].flatten(1).mean(1) if self.values.ndim > 1 else self.values[: len(heads)]
+        by_layer = values.view(-1, n_heads)
+        names = layers_and_heads(*by_layer.shape)
+        return Result(by_layer, ("layer", "head"), names, self.quantity).plot(title, texts)
+
+    def top(self, k: int = 5, by: str = "value") -> list[tuple[str, float]]:
         """The `k` components that add most, the largest first: names, and means over what is left of batch and pos."""
-        means = self.attribution.flatten(1).mean(1) if self.attribution.ndim > 1 else self.attribution
-        values, places = means.topk(min(k, len(means)))
-        return [(self.labels[place], value) for place, value in zip(places.tolist(), values.tolist(), strict=True)]
+        if self.values.ndim == 1:
+            return super().top(k, by)
+        means = self.values.flatten(1).mean(1)
+        return Result(means, ("component",), {"component": self.labels}, self.quantity).top(k, by)
 
 
 def direct_logit_attribution(
@@ -110,23 +152,19 @@ def direct_logit_attribution(
         raise unknown("unit", unit, _UNITS)
     if answer_tokens is None:
         raise BadInput("answer_tokens is needed: the token whose logit is attributed, as a string or an id.")
-    if input is None and cache is None:
-        raise BadInput("Give an input to run the model on, or the cache of a run.")
     if layer is not None and unit != "neuron":
         raise BadInput(f"layer= is for unit='neuron', not for unit={unit!r}.")
-    attribute, reads = _UNITS[unit]
     with torch.no_grad():
         directions = logit_directions(model, answer_tokens, incorrect_tokens)
         gain = getattr(model.ln_final, "w", None)
         if gain is not None:  # what the unembedding reads is multiplied by it
             directions = directions * gain.to(directions)
-        if cache is None:
-            _, cache = model.run_with_cache(
-                input, return_type=None, names_filter=lambda name: name.endswith((*_ALWAYS, *reads))
-            )
-        assert cache is not None
-        attribution, labels = attribute(cache, directions, pos, layer)
-    return DirectLogitAttribution(attribution, labels, unit)
+        cache = cache_of(model, input if cache is None else None, cache, READS[unit])
+        attribution, labels = _UNITS[unit](cache, directions, pos, layer)
+    axes = axes_of_positions(cache, attribution.ndim - 1)
+    tokens = position_labels(cache, attribution.shape[-1], pos) if "pos" in axes else {}
+    quantity = "adds to the logit" if incorrect_tokens is None else "adds to the logit difference"
+    return DirectLogitAttribution(attribution, labels, unit, axes, tokens, quantity)
 
 
 def _of_stack(stack_of: Callable[..., Any]) -> Attribute:
@@ -152,17 +190,17 @@ def _of_neurons(cache: ActivationCache, directions: Tensor, pos: Any, layer: int
     return torch.cat([*parts, remainder]), [*labels, "remainder"]
 
 
-# How each unit is attributed, and the ends of the names of all that it reads.
+_UNITS: dict[str, Attribute] = {
+    "component": _of_stack(ActivationCache.decompose_resid),
+    "layer": _of_stack(partial(ActivationCache.accumulated_resid, incl_mid=True)),
+    "head": _of_stack(partial(ActivationCache.stack_head_results, incl_remainder=True)),
+    "neuron": _of_neurons,
+}
 _ALWAYS = ("ln_final.hook_scale", "_post.hook_scale", "hook_resid_post")
-_UNITS: dict[str, tuple[Attribute, tuple[str, ...]]] = {
-    "component": (
-        _of_stack(ActivationCache.decompose_resid),
-        ("hook_embed", "hook_pos_embed", "hook_attn_out", "hook_mlp_out"),
-    ),
-    "layer": (
-        _of_stack(partial(ActivationCache.accumulated_resid, incl_mid=True)),
-        ("hook_resid_pre", "hook_resid_mid"),
-    ),
-    "head": (_of_stack(partial(ActivationCache.stack_head_results, incl_remainder=True)), ("hook_z", "hook_result")),
-    "neuron": (_of_neurons, ("mlp.hook_post",)),
+# What each unit reads: the ends of the names of activations.
+READS = {
+    "component": (*_ALWAYS, "hook_embed", "hook_pos_embed", "hook_attn_out", "hook_mlp_out"),
+    "layer": (*_ALWAYS, "hook_resid_pre", "hook_resid_mid"),
+    "head": (*_ALWAYS, "hook_z", "hook_result"),
+    "neuron": (*_ALWAYS, "mlp.hook_post"),
 }

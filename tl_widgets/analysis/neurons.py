@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tl_widgets.analysis.attribution import direct_logit_attribution
-from tl_widgets.analysis.result import Result
+from tl_widgets.analysis.attribution import READS, direct_logit_attribution
 from tl_widgets.analysis.subject import cache_of
 from tl_widgets.errors import BadInput, NotInThisModel, unknown
 from tl_widgets.math.slice import Slice, SliceInput
+from tl_widgets.results import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ _MEASURES = ("activation", "attribution")
 class TopNeurons(Result):
     """A number for every neuron, ``[layer, neuron]``; `top` tells the strongest."""
 
-    def plot(self, title: str | None = None, k: int = 20) -> Figure:
+    def plot(self, title: str | None = None, texts: Any = None, k: int = 20) -> Figure:
         """Return a matplotlib figure: bars of the `k` strongest neurons, whatever their sign."""
         strongest = self.top(k, by="size")
         values = torch.tensor([value for _, value in strongest])
@@ -79,7 +79,8 @@ def top_neurons(
     if layer is not None and not -cfg.n_layers <= layer < cfg.n_layers:
         raise BadInput(f"layer is -{cfg.n_layers} to {cfg.n_layers - 1} in this model, not {layer}.")
     layers = list(range(cfg.n_layers)) if layer is None else [layer % cfg.n_layers]
-    cache = cache_of(model, input, cache)
+    reads = ("mlp.hook_post",) if by == "activation" else READS["neuron"]
+    cache = cache_of(model, input, cache, reads)
     if by == "activation":
         values = torch.stack([_activations(cache, each, pos) for each in layers])
         quantity = "activation"

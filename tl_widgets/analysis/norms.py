@@ -6,11 +6,15 @@ from typing import Any
 
 import torch
 
-from tl_widgets.analysis.result import Result, layers_and_heads
-from tl_widgets.analysis.subject import axes_of_positions, cache_of, position_labels
+from tl_widgets.analysis.subject import cache_of
 from tl_widgets.errors import unknown
+from tl_widgets.results import Result, axes_of_positions, layers_and_heads, position_labels
 
-_UNITS = ("component", "head")
+# What each unit reads: the ends of the names of activations.
+_UNITS = {
+    "component": ("hook_embed", "hook_pos_embed", "hook_attn_out", "hook_mlp_out"),
+    "head": ("hook_z", "hook_result", "_post.hook_scale"),
+}
 
 
 def component_norms(model: Any, input: Any = None, *, unit: str = "component", cache: Any = None) -> Result:
@@ -42,8 +46,9 @@ def component_norms(model: Any, input: Any = None, *, unit: str = "component", c
     """
     if unit not in _UNITS:
         raise unknown("unit", unit, _UNITS)
-    cache = cache_of(model, input, cache)
+    cache = cache_of(model, input, cache, reads=_UNITS[unit])
     cfg = model.cfg
+    first: tuple[str, ...]
     with torch.no_grad():
         if unit == "component":
             stack, labels = cache.decompose_resid(return_labels=True)

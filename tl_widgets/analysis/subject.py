@@ -9,10 +9,16 @@ import torch
 
 from tl_widgets.cache import ActivationCache
 from tl_widgets.errors import BadInput
+from tl_widgets.results import token_text
 
 
-def cache_of(model: Any, input: Any, cache: ActivationCache | None) -> ActivationCache:
-    """Return `cache`, or one of running `input`: lazy, so that an analysis pays for what it reads.
+def cache_of(
+    model: Any, input: Any, cache: ActivationCache | None, reads: tuple[str, ...] | None = None
+) -> ActivationCache:
+    """Return `cache`, or one of running `input`.
+
+    It holds what `reads` says, the ends of the names of all that is read; by default it is lazy, for analyses whose
+    reading takes more memory than it is worth.
 
     Raises
     ------
@@ -24,21 +30,9 @@ def cache_of(model: Any, input: Any, cache: ActivationCache | None) -> Activatio
         raise BadInput(f"Give the prompt as input, or the cache of a run as cache=: {given} is given.")
     if cache is not None:
         return cache
+    names_filter = None if reads is None else lambda name: name.endswith(reads)
     with torch.no_grad():
-        return model.run_with_cache(input, return_type=None, lazy=True)[1]
-
-
-def axes_of_positions(cache: ActivationCache, n_dims: int) -> tuple[str, ...]:
-    """Names of the batch and position axes that an activation has in this cache, `n_dims` of them in all."""
-    return (("batch",) if cache.has_batch_dim else ()) + (("pos",) if n_dims > cache.has_batch_dim else ())
-
-
-def position_labels(cache: ActivationCache, n_pos: int) -> dict[str, list[str]]:
-    """``{"pos": [" The", " Eiffel", ...]}``, where the cache is of one prompt whose text is known; else nothing."""
-    tokens = cache.tokens
-    if tokens is None or tokens.shape != (1, n_pos) or getattr(cache.model, "tokenizer", None) is None:
-        return {}
-    return {"pos": cache.model.to_str_tokens(tokens[0], prepend_bos=False)}
+        return model.run_with_cache(input, return_type=None, names_filter=names_filter, lazy=reads is None)[1]
 
 
 def answer_ids(model: Any, answers: Any) -> tuple[list[int], list[str]]:
@@ -61,8 +55,3 @@ def answer_ids(model: Any, answers: Any) -> tuple[list[int], list[str]]:
         if not 0 <= token < d_vocab:
             raise BadInput(f"There is no token {token}: ids go from 0 to {d_vocab - 1}.")
     return ids, [token_text(model, token) for token in ids]
-
-
-def token_text(model: Any, token: int) -> str:
-    """What a token reads; its id where there is no tokenizer."""
-    return str(token) if getattr(model, "tokenizer", None) is None else model.to_single_str_token(token)

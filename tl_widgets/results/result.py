@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from tl_widgets.analysis.figure import draw
 from tl_widgets.environment import library
 from tl_widgets.errors import BadInput, unknown
+from tl_widgets.results.figure import draw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from typing_extensions import Self
 
 _SHOWN = 5
 
@@ -36,6 +35,7 @@ class Result:
 
     Examples
     --------
+    >>> from tl_widgets.results import layers_and_heads
     >>> norms = Result(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), ("layer", "head"), layers_and_heads(2, 2), "norm")
     >>> norms["L1H0"], norms["L1"].values
     (3.0, tensor([3., 4.]))
@@ -68,8 +68,11 @@ class Result:
 
     def __getitem__(self, key: Any) -> Any:
         """``result["L5H1"]``, ``result["induction", "L5"]``, ``result[5, 1]``: a smaller result, or a number."""
-        picked = self
-        for number, each in enumerate(key if isinstance(key, tuple) else (key,)):
+        picked, keys = self, key if isinstance(key, tuple) else (key,)
+        if any(each is ... for each in keys):
+            at = next(i for i, each in enumerate(keys) if each is ...)
+            keys = (*keys[:at], *[slice(None)] * (len(self.axes) - len(keys) + 1), *keys[at + 1 :])
+        for number, each in enumerate(keys):
             place = self._place_of(each) if isinstance(each, str) else {self._axis(number): each}
             for axis, index in place.items():
                 picked = picked._at(axis, index)
@@ -80,7 +83,7 @@ class Result:
             raise BadInput(f"There are {len(self.axes)} axes here ({', '.join(self.axes)}): one index each.")
         return self.axes[number]
 
-    def _at(self, axis: str, index: Any) -> Self:
+    def _at(self, axis: str, index: Any) -> Result:
         if axis not in self.axes:
             raise BadInput(f"The axis {axis!r} is given twice.")
         number = self.axes.index(axis)
@@ -88,10 +91,10 @@ class Result:
         labels = dict(self.axis_labels)
         if values.ndim < self.values.ndim:
             labels.pop(axis, None)
-            return replace(self, values=values, axes=self.axes[:number] + self.axes[number + 1 :], axis_labels=labels)
+            return Result(values, self.axes[:number] + self.axes[number + 1 :], labels, self.quantity)
         if axis in labels:
             labels[axis] = [labels[axis][i] for i in torch.arange(len(labels[axis]))[index].tolist()]
-        return replace(self, values=values, axis_labels=labels)
+        return Result(values, self.axes, labels, self.quantity)
 
     def _place_of(self, label: str) -> dict[str, int]:
         """Where a label is: on one axis, or on two whose labels it joins (``"L5H1"``)."""
@@ -149,42 +152,48 @@ class Result:
             table[axis] = [labels[i] for i in table[axis]]
         return table
 
-    def plot(self, title: str | None = None) -> Figure:
-        """Return a matplotlib figure: bars of one axis, a heat map of two, a row of heat maps of three."""
+    def plot(self, title: str | None = None, texts: list[list[str]] | None = None) -> Figure:
+        """Return a matplotlib figure: bars of one axis, a heat map of two, a row of heat maps of three.
+
+        `texts`, row by row, are written into the cells of a heat map.
+        """
         alone = "batch" in self.axes and self.values.shape[self.axes.index("batch")] == 1
         shown = self._at("batch", 0) if alone else self
         axes = [(axis, shown.axis_labels.get(axis)) for axis in shown.axes]
-        return draw(shown.values.detach().float().cpu().numpy(), axes, self.quantity, title)
+        return draw(shown.values.detach().float().cpu().numpy(), axes, self.quantity, title, texts)
 
     # Arithmetic, between results of one shape or with a number
 
-    def _combined(self, other: Any, operation: Any) -> Self:
+    def _combined(self, other: Any, operation: Any) -> Result:
         if isinstance(other, Result):
             if other.axes != self.axes or other.values.shape != self.values.shape:
                 raise BadInput(f"{self._shape()} and {other._shape()} do not go together.")
             other = other.values.to(self.values.device)
         elif not isinstance(other, (int, float)):
             return NotImplemented
-        return replace(self, values=operation(self.values, other))
+        return self._with(operation(self.values, other))
 
-    def __add__(self, other: Any) -> Self:
+    def _with(self, values: Tensor) -> Result:
+        return Result(values, self.axes, self.axis_labels, self.quantity)
+
+    def __add__(self, other: Any) -> Result:
         return self._combined(other, torch.add)
 
-    def __sub__(self, other: Any) -> Self:
+    def __sub__(self, other: Any) -> Result:
         return self._combined(other, torch.sub)
 
-    def __mul__(self, other: Any) -> Self:
+    def __mul__(self, other: Any) -> Result:
         return self._combined(other, torch.mul)
 
-    def __truediv__(self, other: Any) -> Self:
+    def __truediv__(self, other: Any) -> Result:
         return self._combined(other, torch.div)
 
-    def __neg__(self) -> Self:
-        return replace(self, values=-self.values)
+    def __neg__(self) -> Result:
+        return self._with(-self.values)
 
-    def abs(self) -> Self:
+    def abs(self) -> Result:
         """The same without signs."""
-        return replace(self, values=self.values.abs())
+        return self._with(self.values.abs())
 
     # For the eye
 
@@ -198,8 +207,3 @@ class Result:
             [f"{type(self).__name__}: {self.quantity} {self._shape()}"]
             + [f"  {label:{width}}  {value:.4g}" for label, value in top]
         )
-
-
-def layers_and_heads(n_layers: int, n_heads: int) -> dict[str, list[str]]:
-    """``{"layer": ["L0", ...], "head": ["H0", ...]}``."""
-    return {"layer": [f"L{i}" for i in range(n_layers)], "head": [f"H{i}" for i in range(n_heads)]}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from tl_widgets.analysis.head_detector import PATTERNS
-from tl_widgets.analysis.result import Result, layers_and_heads
 from tl_widgets.analysis.subject import cache_of
 from tl_widgets.errors import BadInput
+from tl_widgets.results import Result, layers_and_heads
 
 KINDS: dict[str, Callable[[Tensor], Tensor]] = {
     name.removesuffix("_head"): pattern for name, pattern in PATTERNS.items()

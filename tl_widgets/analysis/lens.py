@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tl_widgets.analysis.result import Result
-from tl_widgets.analysis.subject import answer_ids, axes_of_positions, cache_of, position_labels, token_text
+from tl_widgets.analysis.subject import answer_ids, cache_of
 from tl_widgets.environment import library
 from tl_widgets.errors import BadInput, unknown
 from tl_widgets.math.slice import SliceInput
+from tl_widgets.results import Result, axes_of_positions, position_labels, token_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,12 +73,15 @@ class LogitLens:
             label = self._place(label, 0, 0)[0]
         if isinstance(label, int):
             label = slice(label, label + 1 or None)
-        results = {
-            name: None if getattr(self, name) is None else getattr(self, name)[label]
-            for name in ("entropy", "kl", "probability", "rank")
-        }
         return LogitLens(
-            self.model, self.labels[label], self.top_tokens[label], self.top_probabilities[label], **results
+            self.model,
+            self.labels[label],
+            self.top_tokens[label],
+            self.top_probabilities[label],
+            self.entropy[label],
+            self.kl[label],
+            None if self.probability is None else self.probability[label],
+            None if self.rank is None else self.rank[label],
         )
 
     def to_dataframe(self) -> Any:
@@ -112,13 +115,7 @@ class LogitLens:
             measure, tokens = measure[:, example], tokens[:, example]
         if "pos" not in measure.axes:
             return measure.plot()
-        figure = measure.plot()
-        plot = figure.axes[0]
-        for layer, row in enumerate(tokens.tolist()):
-            for pos, token in enumerate(row):
-                shown = token_text(self.model, token).strip()[:8].replace("$", r"\$")
-                plot.text(pos, layer, shown, ha="center", va="center", fontsize=5)
-        return figure
+        return measure.plot(texts=[[token_text(self.model, token) for token in row] for row in tokens.tolist()])
 
     def _measures(self) -> dict[str, Result | None]:
         top = Result(self.top_probabilities[..., 0], self.entropy.axes, self.entropy.axis_labels, "top probability")
@@ -176,7 +173,7 @@ def logit_lens(
     (['0_pre', '1_pre', 'final_post'], ('layer', 'batch', 'pos'), torch.Size([3, 1, 3, 1]))
     >>> torch.testing.assert_close(lens.probability.values[-1, ..., 0], model([3, 1, 4]).softmax(-1)[..., 7])
     """
-    cache = cache_of(model, input, cache)
+    cache = cache_of(model, input, cache, reads=("hook_resid_pre", "hook_resid_mid", "hook_resid_post"))
     d_vocab = model.cfg.d_vocab_out
     if isinstance(k, bool) or not 1 <= k <= d_vocab:
         raise BadInput(f"k is 1 to {d_vocab}, the number of tokens, not {k}.")
@@ -190,7 +187,7 @@ def logit_lens(
             _read(model, rows[:, chunk], ids, chunk, found)
 
     axes = ("layer", *axes_of_positions(cache, len(shape) - 1))
-    axis_labels = {"layer": labels} | (position_labels(cache, shape[-1]) if "pos" in axes else {})
+    axis_labels = {"layer": labels} | (position_labels(cache, shape[-1], pos_slice) if "pos" in axes else {})
 
     def result(values: Tensor, quantity: str) -> Result:
         return Result(values.reshape(shape), axes, axis_labels, quantity)
