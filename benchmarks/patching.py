@@ -8,12 +8,16 @@ in turn with ours, and scaled up: the table says on how many.
 from __future__ import annotations
 
 import argparse
-import resource
+import contextlib
+import ctypes
+import io
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
 
 import torch
 from models import ours_and_transformers, the_oracle
@@ -80,21 +84,38 @@ def main(threads: int, places: int, repeats: int, only: str) -> None:
             seconds[name] = statistics.median(times)
             if theirs is not None and shortcuts == ALL:
                 per_place.append(loop(theirs, corrupted, their_clean, places))
+        peaks = {
+            name: peak_of(partial(sweep, ours, corrupted, our_clean, metric, progress=False))
+            for name, metric in (("ours, structured metric", structured), ("ours, any lambda", logit_difference))
+        }
         their_seconds = statistics.median(per_place) * n_places if per_place else None
         print(f"\n{title}: {n_places} places")
         if their_seconds is not None:
             sample = f"(on {places * len(per_place)} passes)"
             print(f"{'TransformerLens':32}{their_seconds:10.2f} {sample}")
         for name, each in seconds.items():
-            print(f"{name:32}{each:10.2f}" + (f"{their_seconds / each:10.1f}x" if their_seconds else ""), flush=True)
-    print(f"\npeak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+            print(f"{name:32}{each:10.2f}" + (f"{their_seconds / each:10.1f}x" if their_seconds else ""))
+        if theirs is not None:
+            peaks["TransformerLens"] = peak_of(partial(loop, theirs, corrupted, their_clean, 3))
+        print("peak memory: " + ", ".join(f"{name} {peak:.0f} MB" for name, peak in peaks.items()), flush=True)
+
+
+def peak_of(call: Callable[[], object]) -> float:
+    """Megabytes that the process holds at most during a call, beyond what it held before (Linux)."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed is not to be had for nothing
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again here
+    before = _status("VmRSS")
+    call()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(field: str) -> int:
+    words = Path("/proc/self/status").read_text().split()
+    return int(words[words.index(f"{field}:") + 1])
 
 
 def loop(theirs, corrupted, their_clean, places: int) -> float:
     """Seconds a place of the oracle's loop, over some places."""
-    import contextlib
-    import io
-
     import transformer_lens.patching as oracle
 
     index_df = patching.make_df_from_ranges([12, N_TOKENS], ["layer", "pos"]).sample(places, random_state=0)

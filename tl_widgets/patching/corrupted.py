@@ -15,6 +15,9 @@ from tl_widgets.network.attention import AbstractAttention
 from tl_widgets.network.block import TransformerBlock
 from tl_widgets.network.masking import AttentionMask
 
+# Masks that are kept for the next layer: a few in long prompts, all in short ones.
+_MASK_CELLS = 20_000_000
+# Modules of torch's that the package's own are made of.
 _CONTAINERS = (nn.ModuleList, nn.Identity, nn.Linear)
 
 
@@ -124,6 +127,8 @@ class CorruptedRun:
         key = (start, stop, 1 if self._seen is None else times)
         if key not in self._masks:
             seen = None if self._seen is None else self._seen[:, :stop].repeat(times, 1)
+            if sum((b - a) * b * n for a, b, n in (*self._masks, key)) > _MASK_CELLS:
+                self._masks.clear()
             self._masks[key] = AttentionMask(self.model.cfg, stop - start, self.tokens.device, seen, n_past=start)
         return self._masks[key]
 

@@ -22,7 +22,7 @@ Finished = tuple[list[int], Tensor]  # numbers of the indices, and their values
 # What goes down together may take a part of what is free; on a processor less, as matrix products gain nothing from
 # more rows, and a progress bar should move.
 _PART_OF_MEMORY = 8
-_BYTES_ON_CPU = 200_000_000
+_BYTES_ON_CPU = 100_000_000
 _BYTES_WHERE_UNKNOWN = 500_000_000
 _PLAIN_BATCH = 8
 

@@ -107,10 +107,9 @@ class Layer:
 
     def _seen_from(self, strip: Strip, k: Tensor | None, v: Tensor | None) -> Strip:
         """What the run's own queries gather from other keys or values, from the first of them on."""
-        start = strip.start if self.run.is_causal else 0
         n = len(strip.patches)
         q, own_k, own_v = (repeated(x[:, : self.end], n) for x in self._placed)
-        seeing = replace(strip, start=start, stop=self.end, x=q[:, start:])
+        seeing = replace(strip, stop=self.end, x=q[:, strip.start :])
         return replace(seeing, x=self._attend(seeing, seeing.x, own_k if k is None else k, own_v if v is None else v))
 
     def _attend(self, strip: Strip, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
