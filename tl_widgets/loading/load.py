@@ -39,11 +39,18 @@ def config_of(source: Source, **overrides: Any) -> tuple[HookedTransformerConfig
     return HookedTransformerConfig.from_dict(fields | overrides | {"init_weights": False}), family
 
 
+# How many columns are converted at a time.
+_COLUMNS = 1024
+
+
 def _copy(tensor: Tensor, parameter: Tensor) -> None:
     if parameter.ndim == 2 and not parameter.is_contiguous():
         # Torch transposes in blocks, four times as fast, where the destination is the one in order.
         tensor, parameter = tensor.T, parameter.T
-    parameter.copy_(tensor)
+    # Between dtypes it does not: there a strip of columns at a time fits the processor's caches.
+    columns = _COLUMNS if tensor.dtype != parameter.dtype else max(1, tensor.shape[-1])
+    for strip, into in zip(tensor.split(columns, -1), parameter.split(columns, -1), strict=True):
+        into.copy_(strip)
 
 
 @torch.no_grad()

@@ -48,7 +48,7 @@ class TransformerBlock(nn.Module):
         return self.after_attention(resid_pre, self.as_added(self._attention(resid_pre, mask)))
 
     def as_added(self, written: Tensor) -> Tensor:
-        """What attention wrote -> what is added to the stream, `hook_attn_out`: through the post-norm, if there is one."""
+        """What attention wrote -> what is added to the stream, `hook_attn_out`: post-normed, where there is one."""
         if self.cfg.use_normalization_before_and_after:
             written = self.ln1_post(written)
         return self.hook_attn_out(written)

@@ -1,4 +1,4 @@
-"""Activation patching: which activation carries it?
+"""Activation patching: which activation carries the answer.
 
 >>> from tl_widgets import HookedTransformer, patching
 >>> model = HookedTransformer(dict(n_layers=2, d_model=16, n_ctx=32, d_head=4, act_fn="gelu", d_vocab=50, seed=0))

@@ -1,4 +1,4 @@
-"""`Descent`: many patches through the remaining layers as one batch, which patches of later layers join on its way down."""
+"""`Descent`: many patches through the remaining layers as one batch, which those of later layers join on its way."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from tl_widgets.hooks import has_batch_axis
 from tl_widgets.patching.corrupted import CorruptedRun, repeated
 from tl_widgets.patching.layer import Layer, Strip
+from tl_widgets.patching.options import Shortcuts
 from tl_widgets.patching.patches import Activation, Patch, Sites
-from tl_widgets.patching.shortcuts import Shortcuts
 
 _Door = Callable[[Layer, list[Strip]], list[Strip]]
 
@@ -52,11 +51,6 @@ class Descent:
         self._layers: dict[int, Layer] = {}
         self._activations: dict[int, Activation] = {}
 
-    @staticmethod
-    def serves(model: Any, sites: Sites) -> bool:
-        """Whether activations of this kind hold batch and positions in axes of their own."""
-        return has_batch_axis(sites.name(0, model))
-
     # Finding
 
     def patch(self, place: int, index: Sequence[Any]) -> Patch | None:
@@ -69,11 +63,15 @@ class Descent:
         seen_from = self.reads.start if self._is_last(layer) and self._is_local(layer) else 0
         return None if found.start >= self.end or found.stop <= seen_from else found
 
-    def rows(self, patch: Patch) -> int:
-        """How many rows of the residual stream it takes along: what a batch of patches is measured in."""
+    def memory(self, patch: Patch) -> int:
+        """Bytes that a patch takes on its way down."""
+        cfg, batch, n_pos = self.run.model.cfg, self.run.batch, self.run.n_pos
         start, stop = self._span(patch)
-        length = stop - start if self._is_last(patch.layer) else self.end - start
-        return self.run.batch * (length if self._door(patch.layer) else self.run.n_pos)
+        stop = stop if self._is_last(patch.layer) else self.end
+        rows = stop - start if self._is_prepared(patch.layer) else n_pos
+        hidden = 4 * (cfg.d_mlp or 0) + 12 * cfg.d_model  # an MLP's inside before and after, and the stream's copies
+        seen = n_pos * cfg.n_heads * (2 * cfg.d_head + rows)  # keys, values and scores
+        return batch * (rows * hidden + seen) * cfg.dtype.itemsize
 
     def _activation(self, layer: int) -> Activation:
         if layer not in self._activations:
@@ -86,7 +84,7 @@ class Descent:
         """Where in its block an activation is."""
         return self.sites.name(layer, self.run.model).split(".", 2)[-1]
 
-    def _door(self, layer: int) -> bool:
+    def _is_prepared(self, layer: int) -> bool:
         return self._point(layer) in DOORS or self._point(layer) == _ENTRANCE
 
     def _is_local(self, layer: int) -> bool:
@@ -128,7 +126,14 @@ class Descent:
                     if not self._is_last(number):
                         joined = [self._filled(strip, number + 1) for strip in joined]
                     strips = _merged([*strips, *joined])
+        self._forget_before(max(by_layer))
         return [strip.narrowed(self.reads.start, self.reads.stop) for strip in strips]
+
+    def _forget_before(self, layer: int) -> None:
+        """Patches come layer by layer: no more of them will be put in before this one."""
+        for known in (self._layers, self._activations):
+            for passed in [number for number in known if number < layer]:
+                del known[passed]
 
     def _layer(self, number: int) -> Layer:
         if number not in self._layers:

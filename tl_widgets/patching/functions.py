@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from tl_widgets.errors import BadInput
 from tl_widgets.patching import setters
-from tl_widgets.patching.corrupted import CorruptedRun, can_be_taken_apart
+from tl_widgets.patching.corrupted import CorruptedRun
 from tl_widgets.patching.indices import frame, places, rows_of, sizes_of
 from tl_widgets.patching.metrics import AnyMetric
 from tl_widgets.patching.setters import PatchSetter
@@ -32,6 +33,7 @@ def generic_activation_patch(
     *,
     batch_size: int | None = None,
     progress: bool = True,
+    executor: Executor | None = None,
     **options: Any,
 ) -> Any:
     """For every index, run the corrupted tokens with one activation patched and record a metric of the logits.
@@ -62,6 +64,8 @@ def generic_activation_patch(
         The most runs that go together; None is what memory allows.
     progress
         Whether to show a progress bar.
+    executor
+        Any `concurrent.futures.Executor` runs the sweep in pieces, see `tl_widgets.patching.pieces`.
 
     Returns
     -------
@@ -88,21 +92,27 @@ def generic_activation_patch(
     """
     if (index_axis_names is None) == (index_df is None):
         raise BadInput("Give index_axis_names, or an index_df in their place.")
-    corrupted: Any = corrupted_tokens
-    if not isinstance(corrupted, CorruptedRun):
-        corrupted = CorruptedRun(model, corrupted) if can_be_taken_apart(model) else model.read(corrupted).tokens
-    n_pos = corrupted.n_pos if isinstance(corrupted, CorruptedRun) else corrupted.shape[1]
+    run = CorruptedRun.of(model, corrupted_tokens, [activation_name])
     indices: Sequence[Sequence[Any]]
     if index_df is not None:
         indices = rows_of(index_df)
         sizes: tuple[int, ...] = (len(indices),)
     else:
-        sizes = sizes_of(index_axis_names or (), model.cfg, n_pos, activation_name)
+        sizes = sizes_of(index_axis_names or (), model.cfg, run.n_pos, activation_name)
         indices = places(sizes)
         if return_index_df:
             index_df = frame(indices, index_axis_names or ())
     running = sweep(
-        model, corrupted, clean_cache, patching_metric, patch_setter, activation_name, indices, batch_size, **options
+        model,
+        run,
+        clean_cache,
+        patching_metric,
+        patch_setter,
+        activation_name,
+        indices,
+        batch_size=batch_size,
+        executor=executor,
+        **options,
     )
     values = torch.zeros(len(indices), dtype=torch.float64)
     for finished, their_values in shown(running, len(indices), activation_name, progress):
@@ -174,6 +184,7 @@ def get_act_patch_attn_head_all_pos_every(
             get_act_patch_attn_head_v_all_pos,
             get_act_patch_attn_head_pattern_all_pos,
         ],
+        ["z", "pattern"],
         model,
         corrupted_tokens,
         clean_cache,
@@ -197,6 +208,7 @@ def get_act_patch_attn_head_by_pos_every(
             get_act_patch_attn_head_v_by_pos,
             lambda *given, **options: get_act_patch_attn_head_pattern_by_pos(*given, **options).transpose(1, 2),
         ],
+        ["z", "pattern"],
         model,
         corrupted_tokens,
         clean_cache,
@@ -208,13 +220,14 @@ def get_act_patch_attn_head_by_pos_every(
 def get_act_patch_block_every(
     model: Any, corrupted_tokens: Any, clean_cache: Mapping[Any, Tensor], metric: AnyMetric, **options: Any
 ) -> Tensor:
-    """Patch what enters each layer, what attention adds and what the MLP adds, at each position: ``[3, layer, pos]``."""
+    """Patch what enters each layer, what attention adds, what the MLP adds, at each position: ``[3, layer, pos]``."""
     sweeps = [get_act_patch_resid_pre, get_act_patch_attn_out, get_act_patch_mlp_out]
-    return _every(sweeps, model, corrupted_tokens, clean_cache, metric, options)
+    return _every(sweeps, ["attn_out", "mlp_out"], model, corrupted_tokens, clean_cache, metric, options)
 
 
 def _every(
     sweeps: Sequence[Callable[..., Tensor]],
+    keep: Sequence[str],
     model: Any,
     corrupted_tokens: Any,
     clean_cache: Mapping[Any, Tensor],
@@ -222,7 +235,7 @@ def _every(
     options: dict[str, Any],
 ) -> Tensor:
     """The results of several sweeps on one corrupted run, stacked; missing heads are zero."""
-    corrupted = CorruptedRun.of(model, corrupted_tokens) if can_be_taken_apart(model) else corrupted_tokens
-    results = [one(model, corrupted, clean_cache, metric, **options) for one in sweeps]
+    run = CorruptedRun.of(model, corrupted_tokens, keep)
+    results = [one(model, run, clean_cache, metric, **options) for one in sweeps]
     widest = max(result.shape[-1] for result in results)
     return torch.stack([F.pad(result, (0, widest - result.shape[-1])) for result in results])

@@ -1,8 +1,8 @@
 """One layer of the corrupted run, taken apart: ways in for patches, and the way through for what is patched already.
 
-Patched runs are handled in strips: some positions of many runs, those before being the corrupted run's own. What looks at
-each position alone (norms, maps into and out of heads, MLPs) sees the rows of all strips as one batch; only attention
-goes strip by strip, with the corrupted run's keys and values for what is not in the strip.
+Patched runs are handled in strips: some positions of many runs, those before being the corrupted run's own. What looks
+at each position alone (norms, maps into and out of heads, MLPs) sees the rows of all strips as one batch; only
+attention goes strip by strip, with the corrupted run's keys and values for what is not in the strip.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ class Strip:
         start, stop = max(start, self.start), min(stop, self.stop)
         return replace(self, start=start, stop=stop, x=self.x[:, start - self.start : stop - self.start])
 
+    def of_patches(self, first: int, stop: int, batch: int) -> Strip:
+        """The runs of some of the patches."""
+        return replace(self, patches=self.patches[first:stop], x=self.x[first * batch : stop * batch])
+
 
 class Layer:
     """Layer `number` of a corrupted run.
@@ -60,14 +64,12 @@ class Layer:
 
     # What the corrupted run has here
 
-    def _of_run(self, name: str) -> Tensor:
-        return self.run.cache[name, self.number]
-
     @cached_property
     def _placed(self) -> tuple[Tensor, Tensor, Tensor]:
         """Its queries, keys and values as attention takes them, ``[batch, pos, head, d_head]``."""
+        q, k, v = (self.run.cache[name, self.number] for name in "qkv")
         positions = self.run.mask(0, self.run.n_pos).positions
-        return self.attn.place(self._of_run("q"), self._of_run("k"), self._of_run("v"), positions, positions)
+        return self.attn.place(q, k, v, positions, positions)
 
     def _with_strip(self, of_run: Tensor, strip: Strip, x: Tensor, stop: int) -> Tensor:
         """The run's keys or values up to `stop`, with those of a strip in their place."""
@@ -105,10 +107,9 @@ class Layer:
 
     def _seen_from(self, strip: Strip, k: Tensor | None, v: Tensor | None) -> Strip:
         """What the run's own queries gather from other keys or values, from the first of them on."""
-        start = strip.start if self.run.is_causal else 0
         n = len(strip.patches)
         q, own_k, own_v = (repeated(x[:, : self.end], n) for x in self._placed)
-        seeing = replace(strip, start=start, stop=self.end, x=q[:, start:])
+        seeing = replace(strip, stop=self.end, x=q[:, strip.start :])
         return replace(seeing, x=self._attend(seeing, seeing.x, own_k if k is None else k, own_v if v is None else v))
 
     def _attend(self, strip: Strip, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -125,13 +126,10 @@ class Layer:
 
     def attn_out(self, strips: Sequence[Strip]) -> list[Strip]:
         """Patched `hook_attn_out` -> `hook_resid_post`."""
+        cfg = self.run.model.cfg
+        if cfg.parallel_attn_mlp or cfg.attn_only:
+            return [self._added(strip, "attn_out") for strip in strips]  # nothing in this block reads it
         resid_pre = [self._corrupted(self.resid_pre, strip) for strip in strips]
-        if self.run.model.cfg.parallel_attn_mlp and not self.run.model.cfg.attn_only:
-            mlp_out = self._of_run("mlp_out")  # reads what attention reads: no patch behind that reaches it
-            return [
-                replace(strip, x=resid + strip.x + self._corrupted(mlp_out, strip))
-                for strip, resid in zip(strips, resid_pre, strict=True)
-            ]
         after = packed(self.block.after_attention, resid_pre, [strip.x for strip in strips])
         return [replace(strip, x=x) for strip, x in zip(strips, after, strict=True)]
 
@@ -142,11 +140,13 @@ class Layer:
 
     def mlp_out(self, strip: Strip) -> Strip:
         """Patched `hook_mlp_out` -> `hook_resid_post`."""
-        if self.run.model.cfg.parallel_attn_mlp:
-            before = self.resid_pre + self._of_run("attn_out")
-        else:
-            before = self._of_run("resid_mid")
-        return replace(strip, x=self._corrupted(before, strip) + strip.x)
+        return self._added(strip, "mlp_out")
+
+    def _added(self, strip: Strip, name: str) -> Strip:
+        """What leaves the block when something else is added to the stream than the run's own."""
+        run = self.run
+        difference = strip.x - self._corrupted(run.cache[name, self.number], strip)
+        return replace(strip, x=self._corrupted(run.entering(self.number + 1), strip) + difference)
 
     def _corrupted(self, of_run: Tensor, strip: Strip) -> Tensor:
         return repeated(of_run[:, strip.start : strip.stop], len(strip.patches))

@@ -1,7 +1,7 @@
 """Metrics that say what they read, so that a sweep unembeds nothing else.
 
-Any callable of the logits ``[batch, pos, d_vocab]`` is a metric. These are callables, too, and also know which positions
-and tokens they look at, and their value for each example of the batch.
+Any callable of the logits ``[batch, pos, d_vocab]`` is a metric. These are callables, too, and also know which
+positions and tokens they look at, and their value for each example of the batch.
 """
 
 from __future__ import annotations
@@ -38,14 +38,16 @@ class Metric:
 
     def per_example(self, logits: Tensor) -> Tensor:
         """Value for each example, ``[batch]``, from logits ``[batch, pos, d_vocab]``."""
-        positions, tokens = self.positions(*logits.shape[:2]), self.tokens(len(logits))
-        read = at_positions(logits, positions.to(logits.device))
+        read = at_positions(logits, self.positions(*logits.shape[:2]).to(logits.device))
+        tokens = self.known_tokens(len(logits), logits.shape[-1])
         if tokens is not None:
-            tokens = tokens.to(logits.device)[:, None].expand(-1, read.shape[1], -1)
-            if int(tokens.max()) >= logits.shape[-1]:
-                raise IndexOutside(f"There is no token {int(tokens.max())} in a vocabulary of {logits.shape[-1]}.")
-            read = read.gather(-1, tokens)
+            read = read.gather(-1, tokens.to(logits.device)[:, None].expand(-1, read.shape[1], -1))
         return self.of(read)
+
+    def known_tokens(self, batch: int, d_vocab: int) -> Tensor | None:
+        """`tokens`, or an error where one of them is not in the vocabulary."""
+        tokens = self.tokens(batch)
+        return None if tokens is None else _known(tokens, d_vocab)
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Mean over the examples."""
@@ -139,7 +141,7 @@ class AnswerProb(_AtOnePosition):
 
     def of(self, logits: Tensor) -> Tensor:
         """See `Metric.of`."""
-        answer = _for_batch("answer", self.answer, logits.shape[-3]).to(logits.device)
+        answer = _known(_for_batch("answer", self.answer, logits.shape[-3]), logits.shape[-1]).to(logits.device)
         log_probs = logits[..., 0, :].log_softmax(-1)
         return log_probs.gather(-1, answer[:, None].expand(*log_probs.shape[:-1], 1))[..., 0].exp()
 
@@ -176,7 +178,7 @@ class Loss(Metric):
     Parameters
     ----------
     tokens
-        ``[batch, pos]`` (or ``[pos]``): what should have been predicted; the corrupted tokens give the model's own loss.
+        ``[batch, pos]`` (or ``[pos]``): what should have been predicted; the corrupted tokens give the usual loss.
     mask
         ``[batch, pos]``, 0 for padding: predictions from or of padding count nothing.
 
@@ -228,6 +230,13 @@ def number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise BadType(f"A metric returns one number, not {type(value).__name__}.") from None
+
+
+def _known(tokens: Tensor, d_vocab: int) -> Tensor:
+    unknown = tokens[(tokens < 0) | (tokens >= d_vocab)]
+    if len(unknown):
+        raise IndexOutside(f"There is no token {int(unknown[0])} in a vocabulary of {d_vocab}.")
+    return tokens
 
 
 def _as_row(name: str, given: PerExample) -> Tensor:

@@ -123,7 +123,7 @@ class Activation:
             return position, position + 1
         changed = np.zeros_like(differs)
         changed[region] = differs[region]
-        return _ends(np.moveaxis(changed, self.axis - 1, 0).reshape(changed.shape[self.axis - 1], -1).any(-1))
+        return _ends(np.moveaxis(changed, self.axis - 1, 0).reshape(differs.shape[self.axis - 1], -1).any(axis=-1))
 
     def _from_the_start(self, each: Any, axis: int) -> Any:
         if isinstance(each, slice):
@@ -173,7 +173,9 @@ class Activation:
         for i, patch in enumerate(patches):
             mine = rows[i * batch : (i + 1) * batch]
             if patch.rows is not None:
-                mine.copy_(patch.rows.narrow(self.axis, start - patch.start, length))
+                first, behind = max(patch.start, start), min(patch.stop, stop)
+                changed = patch.rows.narrow(self.axis, first - patch.start, behind - first)
+                mine.narrow(self.axis, first - start, behind - first).copy_(changed)
                 continue
             region = (
                 slice(None),
@@ -206,7 +208,7 @@ def _aligned(corrupted: Tensor, clean: Tensor, axis: int, parted: int) -> Tensor
     return aligned
 
 
-def _ends(changed: np.ndarray) -> tuple[int, int]:
+def _ends(changed: Any) -> tuple[int, int]:
     """First and behind the last of what is True."""
     (at,) = changed.nonzero()
     return int(at[0]), int(at[-1]) + 1

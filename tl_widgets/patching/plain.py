@@ -1,4 +1,4 @@
-"""The plain way: a whole pass for every patch, with the setter as a hook; right for any model, whatever it has inside."""
+"""The plain way: a whole pass for every patch, with the setter as a hook; right for any model."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tl_widgets.patching.corrupted import CorruptedRun
 from tl_widgets.patching.metrics import AnyMetric, Metric, number
 from tl_widgets.patching.patches import Sites
 
 
 def plain(
-    model: Any,
-    tokens: Tensor,
-    tokens_mask: Tensor | None,
+    run: CorruptedRun,
     sites: Sites,
     metric: AnyMetric,
     indices: Sequence[Sequence[Any]],
@@ -25,14 +24,13 @@ def plain(
 
     More than one index is right only where nothing in the model mixes the examples of a batch.
     """
-    n, batch = len(indices), len(tokens)
-    real = torch.ones_like(tokens) if tokens_mask is None else tokens_mask
+    model, n, batch = run.model, len(indices), run.batch
     hooks = []
     for layer in dict.fromkeys(index[0] for index in indices):
         name = sites.name(layer, model)
         hooks.append((name, _put_in(sites, sites.clean_activation(name), indices, batch, layer)))
     with torch.no_grad(), model.hooks(hooks):
-        logits = model(tokens.repeat(n, 1), attention_mask=real.repeat(n, 1)).unflatten(0, (n, batch))
+        logits = model(run.tokens.repeat(n, 1), attention_mask=run.real.repeat(n, 1)).unflatten(0, (n, batch))
     if per_example and isinstance(metric, Metric):
         return torch.stack([metric.per_example(each).double() for each in logits])
     return torch.tensor([number(metric(each)) for each in logits], dtype=torch.float64)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tl_widgets.math.activations import apply_softcap
 from tl_widgets.patching.corrupted import CorruptedRun, repeated
-from tl_widgets.patching.layer import Strip
+from tl_widgets.patching.layer import Strip, packed
 from tl_widgets.patching.metrics import AnyMetric, Metric, at_positions, number
 from tl_widgets.patching.patches import Patch
 
@@ -65,7 +65,7 @@ class ReadingWhatIsSaid:
         self.per_example = per_example
         self.positions = metric.positions(run.batch, run.n_pos).to(run.tokens.device)
         self.reads = range(int(self.positions.min()), int(self.positions.max()) + 1)
-        tokens = metric.tokens(run.batch)
+        tokens = metric.known_tokens(run.batch, run.model.cfg.d_vocab_out)
         self.tokens = None if tokens is None else tokens.to(run.tokens.device)
         final = run.entering(run.model.cfg.n_layers)[:, self.reads.start : self.reads.stop]
         with torch.no_grad():
@@ -94,17 +94,33 @@ def unembedded(
 
     Strips come back in pieces where the logits of all would be too much at once.
     """
-    width = run.model.cfg.d_vocab_out if tokens is None else tokens.shape[1]
-    most_rows = max(1, _SLICE_BYTES // (width * 4))
+    if tokens is not None:
+        yield from ((strip, _logits(run, strip.x, tokens)) for strip in strips)
+        return
+    most_rows = max(1, _SLICE_BYTES // (run.model.cfg.d_vocab_out * run.logits.element_size()))
+    for group in _groups(strips, most_rows, run.batch):
+        logits = packed(lambda final: _logits(run, final, None), [piece.x for piece in group])
+        yield from zip(group, logits, strict=True)
+
+
+def _groups(strips: Sequence[Strip], most_rows: int, batch: int) -> Iterator[list[Strip]]:
+    """The strips in pieces, as many together as have `most_rows` rows."""
+    group: list[Strip] = []
+    free = most_rows
     for strip in strips:
-        per_patch = run.batch * (strip.stop - strip.start)
-        for piece in _pieces(strip, max(1, most_rows // max(1, per_patch)), run.batch):
-            yield piece, _logits(run, piece.x, tokens)
-
-
-def _pieces(strip: Strip, n: int, batch: int) -> Iterator[Strip]:
-    for i in range(0, len(strip.patches), n):
-        yield Strip(strip.patches[i : i + n], strip.start, strip.stop, strip.x[i * batch : (i + n) * batch])
+        per_patch = batch * (strip.stop - strip.start)
+        done = 0
+        while done < len(strip.patches):
+            n = max(free // per_patch, 0 if group else 1)
+            if n:
+                group.append(strip.of_patches(done, done + n, batch))
+                done += len(group[-1].patches)
+                free -= per_patch * len(group[-1].patches)
+            else:
+                yield group
+                group, free = [], most_rows
+    if group:
+        yield group
 
 
 def _logits(run: CorruptedRun, final: Tensor, tokens: Tensor | None) -> Tensor:

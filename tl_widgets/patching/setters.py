@@ -57,7 +57,7 @@ def layer_head_pattern_patch_setter(
 def layer_head_pos_pattern_patch_setter(
     corrupted_activation: Tensor, index: Sequence[int], clean_activation: Tensor
 ) -> Tensor:
-    """One head's row for one destination of ``[batch, head, dest_pos, src_pos]``; `index` is ``(layer, head, dest)``."""
+    """One head, one destination, of ``[batch, head, dest_pos, src_pos]``: `index` is ``(layer, head, dest)``."""
     return _take(layer_head_pos_pattern_patch_setter, corrupted_activation, index, clean_activation)
 
 

@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Executor
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from tl_widgets.environment import available_memory
 from tl_widgets.errors import BadInput, BadType
-from tl_widgets.patching.corrupted import CorruptedRun, can_be_taken_apart
-from tl_widgets.patching.descent import Descent
+from tl_widgets.patching.corrupted import CorruptedRun
+from tl_widgets.patching.engine import Finished, here
 from tl_widgets.patching.metrics import AnyMetric, Metric
-from tl_widgets.patching.patches import Patch, Sites
-from tl_widgets.patching.plain import plain
-from tl_widgets.patching.readout import Readout, readout_for
+from tl_widgets.patching.options import ALL, Options, Shortcuts
+from tl_widgets.patching.patches import Sites
+from tl_widgets.patching.pieces import Piece, elsewhere
 from tl_widgets.patching.setters import PatchSetter
-from tl_widgets.patching.shortcuts import ALL, Shortcuts
-
-Finished = tuple[list[int], Tensor]  # numbers of the indices, and their values
-
-# Rows that go down together: matrix products gain nothing from more, and a progress bar should move.
-_ROWS_ON_CPU = 2048
-_PART_OF_MEMORY = 8
-_MEMORY_UNKNOWN = 2_000_000_000
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a sweep runs; see `sweep`."""
-
-    batch_size: int | None = None
-    per_example: bool = False
-    shortcuts: Shortcuts = ALL
 
 
 def sweep(
@@ -47,6 +28,7 @@ def sweep(
     indices: Sequence[Sequence[Any]],
     batch_size: int | None = None,
     per_example: bool = False,
+    executor: Executor | None = None,
     shortcuts: Shortcuts = ALL,
 ) -> Iterator[Finished]:
     """Run the corrupted prompts once for every index, with one activation patched, and yield values as they come.
@@ -67,6 +49,8 @@ def sweep(
         The most runs that go together; None is what memory allows.
     per_example
         Values for each example rather than their mean; needs a `Metric`.
+    executor
+        Any `concurrent.futures.Executor` runs the sweep in pieces, see `tl_widgets.patching.pieces`.
 
     Yields
     ------
@@ -88,79 +72,14 @@ def sweep(
         raise BadType("Values for each example need a metric that has them, such as LogitDiff: see patching.metrics.")
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise BadInput(f"batch_size is a whole number from 1 on, or None, not {batch_size!r}.")
+    indices = [list(index) for index in indices]
     sites = Sites(activation_name, setter, clean)
     for layer in dict.fromkeys(index[0] for index in indices):
         sites.name(layer, model)
     options = Options(batch_size, per_example, shortcuts)
     if not indices:
         return iter(())
-    if shortcuts.resume and can_be_taken_apart(model) and Descent.serves(model, sites):
-        return _taken_apart(CorruptedRun.of(model, corrupted), sites, metric, indices, options)
-    return _plainly(model, corrupted, sites, metric, indices, options)
-
-
-def _taken_apart(
-    run: CorruptedRun, sites: Sites, metric: AnyMetric, indices: Sequence[Sequence[Any]], options: Options
-) -> Iterator[Finished]:
-    readout = readout_for(run, metric, options.per_example, options.shortcuts.read)
-    descent = Descent(run, sites, readout.reads, options.shortcuts)
-    most_rows = _most_rows(run)
-    most_runs = options.batch_size if options.shortcuts.batch else 1
-    unchanged: list[int] = []
-    waiting: list[Patch] = []
-    rows = 0
-    # Layer by layer, so that those which go together start late.
-    for place in sorted(range(len(indices)), key=lambda place: indices[place][0]):
-        patch = descent.patch(place, indices[place])
-        if patch is None:
-            unchanged.append(place)
-            continue
-        more = descent.rows(patch)
-        if waiting and (rows + more > most_rows or len(waiting) == most_runs):
-            yield _finished(descent, readout, waiting)
-            waiting, rows = [], 0
-        waiting.append(patch)
-        rows += more
-    if waiting:
-        yield _finished(descent, readout, waiting)
-    if unchanged:
-        yield unchanged, readout.baseline.expand(len(unchanged), *readout.baseline.shape).clone()
-
-
-def _finished(descent: Descent, readout: Readout, patches: list[Patch]) -> Finished:
-    places: list[int] = []
-    values: list[Tensor] = []
-    with torch.no_grad():
-        for read, their_values in readout(descent(patches)):
-            places += [patch.place for patch in read]
-            values.append(their_values.cpu())
-    return places, torch.cat(values)
-
-
-def _most_rows(run: CorruptedRun) -> int:
-    """How many rows of the residual stream may go down together."""
-    cfg, device = run.model.cfg, run.tokens.device
-    free = available_memory(device) or _MEMORY_UNKNOWN
-    # A row's hidden layer with what the activation function makes of it, and keys and values of all positions before.
-    hidden = 4 * (cfg.d_mlp or 0) + 12 * cfg.d_model
-    attention = 4 * cfg.n_heads * cfg.d_head * run.n_pos // max(1, min(8, run.n_pos)) + 2 * cfg.n_heads * run.n_pos
-    by_memory = free // _PART_OF_MEMORY // ((hidden + attention) * run.logits.element_size())
-    return max(1, min(by_memory, _ROWS_ON_CPU) if device.type == "cpu" else by_memory)
-
-
-def _plainly(
-    model: Any, corrupted: Any, sites: Sites, metric: AnyMetric, indices: Sequence[Sequence[Any]], options: Options
-) -> Iterator[Finished]:
-    if isinstance(corrupted, CorruptedRun):
-        tokens, mask = corrupted.tokens, corrupted.tokens_mask
-    else:
-        batch = model.read(corrupted)
-        tokens, mask = batch.tokens, batch.mask
-    # Whoever has hooked the model may do so to whole batches.
-    together = options.batch_size or 8 if can_be_taken_apart(model) and options.shortcuts.batch else 1
-    for i in range(0, len(indices), together):
-        some = indices[i : i + together]
-        yield (
-            list(range(i, i + len(some))),
-            plain(model, tokens, mask, sites, metric, some, options.per_example),
-        )
+    run = CorruptedRun.of(model, corrupted, [activation_name])
+    if executor is not None:
+        return elsewhere(executor, Piece.whole(run, sites, metric, indices, options))
+    return here(run, sites, metric, indices, options)

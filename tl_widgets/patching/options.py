@@ -1,4 +1,4 @@
-"""The engine's ideas, each with a switch."""
+"""How a sweep runs: the engine's ideas, each with a switch, and what its caller chooses."""
 
 from __future__ import annotations
 
@@ -31,3 +31,12 @@ class Shortcuts:
 
 
 ALL = Shortcuts()
+
+
+@dataclass(frozen=True)
+class Options:
+    """See `tl_widgets.patching.sweep`."""
+
+    batch_size: int | None = None
+    per_example: bool = False
+    shortcuts: Shortcuts = ALL
