@@ -35,8 +35,8 @@ def cache_of(
     if cache is not None:
         if not isinstance(cache, ActivationCache):
             raise BadType(
-                f"cache= is the ActivationCache that run_with_cache returns, not a {type(cache).__name__}: of a dict of "
-                "activations, ActivationCache(activations, model) makes one."
+                f"cache= is the ActivationCache that run_with_cache returns, not a {type(cache).__name__}. "
+                "ActivationCache(activations, model) makes one of a dict."
             )
         if cache.model is not model:
             raise BadInput("This cache is of another model: its activations say nothing of this model's weights.")
@@ -44,6 +44,20 @@ def cache_of(
     names_filter = None if reads is None else lambda name: name.endswith(reads)
     with torch.no_grad():
         return model.run_with_cache(input, return_type=None, names_filter=names_filter, lazy=reads is None)[1]
+
+
+def reads_the_same(model: Any, input: Any, cache: Any) -> bool:
+    """Whether `cache` is of a run on `input`.
+
+    Raises
+    ------
+    BadInput
+        If it is not, or does not know its prompt.
+    """
+    tokens = getattr(cache, "tokens", None)
+    if tokens is None or not torch.equal(model.read(input).tokens.cpu(), tokens.cpu()):
+        raise BadInput("The prompt given as input is not what the cache is of: give the one or the other, not both.")
+    return True
 
 
 def answer_ids(model: Any, answers: Any) -> tuple[list[int], list[str]]:
