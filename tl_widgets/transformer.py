@@ -313,7 +313,8 @@ class HookedTransformer(TextMethods, DeviceMethods, FromPretrained):
             given["tokens"] = tokens
         real = torch.ones(given["input"].shape[:2], dtype=torch.long) if mask is None else mask
         given["attention_mask"] = real  # said outright, so that nothing is worked out twice
-        tokens = None if tokens is None else tokens.clone()  # the caller may fill the tensor anew
+        # Copies: the caller may fill his tensors anew.
+        tokens, mask = (None if given_tensor is None else given_tensor.clone() for given_tensor in (tokens, mask))
         if lazy and return_cache_object and options.get("names_filter") is None and not options.get("incl_bwd"):
             options = {name: value for name, value in options.items() if name not in ("names_filter", "incl_bwd")}
             rerun = self._rerun(given, tokens, mask)
