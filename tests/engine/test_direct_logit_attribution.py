@@ -111,12 +111,14 @@ def test_the_last_position_is_the_last_token_however_prompts_are_padded(unit, la
     tokens = torch.cat([TOKENS, TOKENS[:1]])
     _, cache = model.run_with_cache(tokens, attention_mask=mask, lazy=lazy)
     answers = torch.tensor([3, 4, 5])
+    whole = direct_logit_attribution(model, None, answers, unit=unit, pos=None, cache=cache)
     for pos in (-1, -2):
         result = direct_logit_attribution(model, None, answers, unit=unit, pos=pos, cache=cache)
         assert result.axes == ("component", "batch")
         for example, last in enumerate((2, 5, 4)):
-            expected = direct_logit_attribution(model, None, answers, unit=unit, pos=last + pos + 1, cache=cache)
-            torch.testing.assert_close(result.attribution[:, example], expected.attribution[:, example], **CLOSE)
+            torch.testing.assert_close(
+                result.attribution[:, example], whole.attribution[:, example, last + pos + 1], **CLOSE
+            )
     with pytest.raises(ValueError, match="outside a prompt"):
         direct_logit_attribution(model, None, 3, pos=-4, cache=cache)
     with pytest.warns(UserWarning, match="picks padding"):
