@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterable, Iterator, ValuesView
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,7 +107,7 @@ class LazyActivationCache(ActivationCache):
             "hooked": {name: len(several) for name, several in sorted(store.hooked.items())},
             "names": list(store.names),
             "remove_batch_dim": presentation.remove_batch_dim,
-            "pos_slice": _as_json(presentation.pos_slice),
+            "pos_slice": presentation.pos_slice.as_json(),
             "weights": {str(stretch): numbers for stretch, numbers in rerun.weights.items()},
         }
         return saving.Saved(self.kind, store.kept | earlier, self.has_batch_dim, self.tokens, self.mask, about)
@@ -118,7 +117,7 @@ class LazyActivationCache(ActivationCache):
         about = saved.about
         tokens = saved.tokens if about["from_tokens"] else None
         rerun = Rerun(model, tokens, saved.mask, None, range(*about["layers"]), about["to_the_end"])
-        presentation = Presentation(None, about["remove_batch_dim"], _from_json(about["pos_slice"]), private=True)
+        presentation = Presentation(None, about["remove_batch_dim"], Slice.from_json(about["pos_slice"]), private=True)
         kept = {name: activation for name, activation in saved.activations.items() if "/" not in name}
         hooked = {
             name: [*(saved.activations[f"{name}/{i}"] for i in range(n - 1)), kept[name]]
@@ -127,7 +126,7 @@ class LazyActivationCache(ActivationCache):
         store = RecomputedActivations(rerun, kept, hooked, about["names"], presentation)
         if about["weights"] != {str(stretch): numbers for stretch, numbers in rerun.weights.items()}:
             _check_that_it_computes_the_same(store, model)
-        return cls(store, model, saved.has_batch_dim, saved.tokens, saved.mask)
+        return cls(store, model, saved.has_batch_dim, saved.tokens, saved.mask, presentation.pos_slice)
 
 
 def _check_that_it_computes_the_same(store: RecomputedActivations, model: Any) -> None:
@@ -172,17 +171,6 @@ class _EveryPass(Recorder):
         super().part_from(output)
         for name, passes in self.passes.items():
             passes[-1] = self.cache[name]
-
-
-def _as_json(pos_slice: Slice) -> Any:
-    picked = pos_slice.slice
-    if isinstance(picked, slice):
-        return {"slice": [None if end is None else int(end) for end in (picked.start, picked.stop, picked.step)]}
-    return np.asarray(picked).tolist()
-
-
-def _from_json(picked: Any) -> Slice:
-    return Slice(slice(*picked["slice"])) if isinstance(picked, dict) else Slice(picked)
 
 
 def run_lazily(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_widgets.cache.rerun import Rerun, Stretch, differs
+from tl_widgets.cache.rerun import ONE_AT_A_TIME, Rerun, Stretch, differs
 from tl_widgets.errors import BadInput, StaleCache
 from tl_widgets.hooks import HookPoint, Recorder, grows_with_the_square, has_batch_axis
 from tl_widgets.math.slice import Slice
@@ -85,6 +85,10 @@ class RecomputedActivations(MutableMapping[str, Tensor]):
     # A mapping
 
     def __getitem__(self, name: str) -> Tensor:
+        with ONE_AT_A_TIME:
+            return self._read(name)
+
+    def _read(self, name: str) -> Tensor:
         if name in self._given:
             return self._given[name]
         if name in self._recent:

@@ -27,7 +27,7 @@ _STRETCHES = {
     "unembed": "final",
 }
 # Recorders are put on one copy of the model: one reader at a time.
-_ONE_AT_A_TIME = threading.RLock()
+ONE_AT_A_TIME = threading.RLock()
 
 
 class Rerun:
@@ -127,7 +127,7 @@ class Rerun:
         """
         self._check_unchanged(stretch)
         model = self._then
-        with _ONE_AT_A_TIME, torch.no_grad(), torch.autocast(*self._autocast):
+        with ONE_AT_A_TIME, torch.no_grad(), torch.autocast(*self._autocast):
             try:
                 for name, hook in hooks:
                     model.hook_dict[name].add_hook(hook)

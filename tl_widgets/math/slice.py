@@ -79,7 +79,8 @@ class Slice:
     def as_json(self) -> Any:
         """What `from_json` makes this Slice of again."""
         if isinstance(self.slice, slice):
-            return {"slice": [self.slice.start, self.slice.stop, self.slice.step]}
+            ends = (self.slice.start, self.slice.stop, self.slice.step)
+            return {"slice": [None if end is None else int(end) for end in ends]}
         return np.asarray(self.slice).tolist()
 
     @classmethod
