@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -120,6 +122,13 @@ def test_another_metric_and_any_callable(pair):
     assert ((probability.values > 0) & (probability.values < 1)).all()
     anything = pair.patch("z", metric=lambda logits: logits[0, -1, 7] - logits[0, -1, 8])
     torch.testing.assert_close(anything.values, pair.patch("z").values, atol=1e-5, rtol=1e-4)
+
+
+def test_an_executor_runs_the_pieces(pair):
+    whole, ablated = pair.patch("z"), pair.ablate("z")
+    with ThreadPoolExecutor(2) as executor:
+        torch.testing.assert_close(pair.patch("z", executor=executor).values, whole.values, atol=1e-5, rtol=0)
+        torch.testing.assert_close(pair.ablate("z", executor=executor).values, ablated.values, atol=1e-5, rtol=0)
 
 
 def test_ablations(pair):

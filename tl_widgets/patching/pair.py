@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any, Literal
 
 import torch
@@ -95,6 +96,7 @@ class PatchingPair:
         normalised: bool = True,
         metric: AnyMetric | None = None,
         batch_size: int | None = None,
+        executor: Executor | None = None,
     ) -> PatchingResult:
         """Patch one activation after the other from one run into the other, and measure each time.
 
@@ -115,15 +117,16 @@ class PatchingPair:
             Another than the pair's.
         batch_size
             The most runs that go together; None is what memory allows.
+        executor
+            Any `concurrent.futures.Executor` runs the sweep in pieces, on other processes or machines.
 
         Returns
         -------
         PatchingResult
             With the axes of `by`. Interrupted, it holds what was finished, and NaN for the rest.
         """
-        return self._sweep(
-            place, by, direction, self.runs(direction)[1].cache, "from the other run", normalised, metric, batch_size
-        )
+        source = self.runs(direction)[1].cache
+        return self._sweep(place, by, direction, source, "from the other run", normalised, metric, batch_size, executor)
 
     def ablate(
         self,
@@ -134,6 +137,7 @@ class PatchingPair:
         normalised: bool = True,
         metric: AnyMetric | None = None,
         batch_size: int | None = None,
+        executor: Executor | None = None,
     ) -> PatchingResult:
         """Take one activation after the other out of the clean run.
 
@@ -141,7 +145,7 @@ class PatchingPair:
         ----------
         value
             What is put in its place: zeros, or the clean runs' mean over prompts and positions.
-        place, by, normalised, metric, batch_size
+        place, by, normalised, metric, batch_size, executor
             As in `patch`.
         """
         if value not in _ABLATIONS:
@@ -149,7 +153,7 @@ class PatchingPair:
         if value == "mean" and place in ("pattern", "head_all"):
             raise BadInput("A mean over positions makes no pattern: ablate z by mean, or patterns by value='zero'.")
         source = _Made(self.clean.cache, _ABLATIONS[value], self.clean.tokens_mask)
-        return self._sweep(place, by, "noise", source, f"by {value}", normalised, metric, batch_size)
+        return self._sweep(place, by, "noise", source, f"by {value}", normalised, metric, batch_size, executor)
 
     def measure(
         self,
@@ -236,6 +240,7 @@ class PatchingPair:
         normalised: bool,
         metric: AnyMetric | None,
         batch_size: int | None,
+        executor: Executor | None,
     ) -> PatchingResult:
         if direction not in _DIRECTIONS:
             raise unknown("direction", direction, _DIRECTIONS)
@@ -244,12 +249,14 @@ class PatchingPair:
         if normalised:
             baselines.difference  # noqa: B018  # where there is none, better said before the sweep than after it
         if place in TOGETHER:
-            parts = [self._values(each, by, direction, source, metric, batch_size) for each in TOGETHER[place]]
+            parts = [
+                self._values(each, by, direction, source, metric, batch_size, executor) for each in TOGETHER[place]
+            ]
             n_missing = sum(_n_missing(part[0]) for part in parts)
             values, axes, labels = _stacked([part[0] for part in parts]), *parts[0][1:]
             axes, labels = ("kind", *axes), {"kind": list(TOGETHER[place])} | labels
         else:
-            values, axes, labels = self._values(place, by, direction, source, metric, batch_size)
+            values, axes, labels = self._values(place, by, direction, source, metric, batch_size, executor)
             n_missing = _n_missing(values)
         text = f"{place} {how}, {_DIRECTIONS[direction]}"
         return PatchingResult(values, axes, labels, baselines, text, n_missing, normalised)
@@ -262,11 +269,12 @@ class PatchingPair:
         source: Mapping[Any, Tensor],
         metric: AnyMetric,
         batch_size: int | None,
+        executor: Executor | None,
     ) -> tuple[Tensor, tuple[str, ...], dict[str, list[str]]]:
         """``[*places, example]``, NaN where the sweep was interrupted; and the axes with their labels."""
         axes, setter = setter_of(place, by)
         sizes = sizes_of(axes, self.model.cfg, self.clean.n_pos, place)
-        values = self._run(place, setter, places(sizes), direction, source, metric, batch_size)
+        values = self._run(place, setter, places(sizes), direction, source, metric, batch_size, executor)
         return values.view(*sizes, -1), axes, self.labels(axes, sizes)
 
     def _run(
@@ -278,11 +286,12 @@ class PatchingPair:
         source: Mapping[Any, Tensor],
         metric: AnyMetric,
         batch_size: int | None = None,
+        executor: Executor | None = None,
     ) -> Tensor:
         """``[index, example]``, NaN where the sweep was interrupted."""
         run, per_example = self.runs(direction)[0], isinstance(metric, Metric)
         values = torch.full((len(indices), run.batch if per_example else 1), torch.nan, dtype=torch.float64)
-        running = sweep(self.model, run, source, metric, setter, place, indices, batch_size, per_example)
+        running = sweep(self.model, run, source, metric, setter, place, indices, batch_size, per_example, executor)
         self.collect(shown(running, len(indices), place, self.progress), values)
         return values
 

@@ -169,7 +169,12 @@ class PatchingResult(Result):
         ]
         low, high = (bound.reshape(self.values.shape) for bound in torch.cat(parts, dim=1))
         error = values.std(-1) / n**0.5
-        return Interval(*(self._with(each.float()) for each in (values.mean(-1), error, low, high)))
+        each = (values.mean(-1), error, low, high)
+        return Interval(*(self._with(one.float(), self.axes, self.axis_labels) for one in each))
+
+    def _with(self, values: Tensor, axes: tuple[str, ...], axis_labels: dict[str, list[str]]) -> Result:
+        # Differences and parts are no sweeps: they have no baselines of their own.
+        return Result(values, axes, axis_labels, self.quantity)
 
     def __repr__(self) -> str:
         head = (
