@@ -313,16 +313,18 @@ class HookedTransformer(TextMethods, DeviceMethods, FromPretrained):
             given["tokens"] = tokens
         real = torch.ones(given["input"].shape[:2], dtype=torch.long) if mask is None else mask
         given["attention_mask"] = real  # said outright, so that nothing is worked out twice
-        tokens = None if tokens is None else tokens.clone()  # the caller may fill the tensor anew
+        # Copies: the caller may fill his tensors anew.
+        tokens, mask = (None if given_tensor is None else given_tensor.clone() for given_tensor in (tokens, mask))
+        positions = options.get("pos_slice")
         if lazy and return_cache_object and options.get("names_filter") is None and not options.get("incl_bwd"):
             options = {name: value for name, value in options.items() if name not in ("names_filter", "incl_bwd")}
             rerun = self._rerun(given, tokens, mask)
             output, recomputed = run_lazily(self, rerun, given, remove_batch_dim, **options)
-            return output, LazyActivationCache(recomputed, self, not remove_batch_dim, tokens, mask)
+            return output, LazyActivationCache(recomputed, self, not remove_batch_dim, tokens, mask, positions)
         output, cache_dict = super().run_with_cache(**given, remove_batch_dim=remove_batch_dim, **options)
         if not return_cache_object:
             return output, cache_dict
-        return output, ActivationCache(cache_dict, self, not remove_batch_dim, tokens, mask)
+        return output, ActivationCache(cache_dict, self, not remove_batch_dim, tokens, mask, positions)
 
     def _rerun(self, given: dict[str, Any], tokens: Tensor | None, mask: Tensor | None) -> Rerun:
         start, stop = given.get("start_at_layer"), given.get("stop_at_layer")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from tests.engine.oracle import CONFIGS, GPT2_LIKE, LLAMA_LIKE
 from tests.engine.words import fifty_words
-from tl_widgets import HookedTransformer
+from tl_widgets import ActivationCache, HookedTransformer
 from tl_widgets.analysis import (
     LogitLens,
     attention_entropy,
@@ -19,6 +20,7 @@ from tl_widgets.analysis import (
     logit_lens,
     top_neurons,
 )
+from tl_widgets.math import Slice
 
 TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9, 3, 1], [2, 7, 1, 8, 2, 8, 1, 8]])
 PADDED = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1], [1] * 8])
@@ -99,7 +101,8 @@ def test_the_lens_goes_through_the_vocabulary_in_pieces(model, monkeypatch):
 def test_the_lens_for_people(toy):
     lens = logit_lens(toy, "red dog big house red dog big", answers=["house", "red"])
     assert isinstance(lens, LogitLens) and lens.top()[0][0].strip() == "house"
-    assert lens.top("final_post") == lens.top(-1, -1) and lens["final_post"].labels == ["final_post"]
+    assert lens.top(layer="final_post") == lens.top(5, -1, -1) == lens.top() and len(lens.top(2)) == 2
+    assert lens["final_post"].labels == ["final_post"]
     assert lens.rank["final_post"][0, -1, 0] == 0
     assert "final_post" in repr(lens) and "house" in repr(lens)
     table = lens.to_dataframe()
@@ -110,15 +113,42 @@ def test_the_lens_for_people(toy):
         assert len(figure.axes[0].texts) == 3 * 8
     for wrong, message in [
         (lambda: lens.plot("kll"), "'kl'"),
-        (lambda: lens.top("finalpost"), "'final_post'"),
-        (lambda: lens.top(9), "no layer 9"),
+        (lambda: lens.top(layer="finalpost"), "'final_post'"),
+        (lambda: lens.top(layer=9), "no layer 9"),
+        (lambda: lens.top("final_post"), "layer=$|layer=[.]"),
+        (lambda: lens[99], "no layer 99"),
+        (lambda: lens["0_pre", 2], "selected by layer"),
         (lambda: logit_lens(toy, "red dog", answers="no such word"), "token"),
-        (lambda: logit_lens(toy, "red dog", k=0), "k is 1 to"),
+        (lambda: logit_lens(toy, "red dog", k=0), "k is a whole number from 1 to"),
+        (lambda: logit_lens(toy, "red dog", k=2.5), "k is a whole number from 1 to"),
+        (lambda: logit_lens(toy, "red dog", answers=[5.7]), "whole number, not 5.7"),
+        (lambda: logit_lens(toy, "red dog", answers=5.7), "a list of tokens, not 5.7"),
+        (lambda: logit_lens(toy, "red dog", answers=[True]), "whole number, not True"),
         (lambda: logit_lens(toy), "neither is given"),
         (lambda: logit_lens(toy, "red", cache=object()), "both is given"),
     ]:
         with pytest.raises((ValueError, KeyError, AssertionError), match=message):
             wrong()
+    for answer in (np.int64(5), np.array([5]), [torch.tensor(5)]):
+        assert logit_lens(toy, "red dog", answers=answer).rank.values.shape[-1] == 1
+
+
+def test_the_lens_on_a_small_vocabulary():
+    model = HookedTransformer(GPT2_LIKE | dict(d_vocab=7))
+    assert logit_lens(model, [3, 1]).top_tokens.shape[-1] == 7
+
+
+def test_the_lens_at_the_last_token_of_padded_prompts(model):
+    mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0], [1] * 8])
+    _, cache = model.run_with_cache(TOKENS, attention_mask=mask)
+    whole, last = logit_lens(model, cache=cache), logit_lens(model, cache=cache, pos_slice=-1)
+    assert whole.top() == whole.top(pos=4) and whole.top(example=1) == whole.top(example=1, pos=7)
+    assert whole[-2:].top(pos=-2) == whole.top(pos=3)
+    assert str(whole.top(3)[0][0]) in repr(whole).splitlines()[-1]
+    for example, pos in enumerate((4, 7)):
+        torch.testing.assert_close(last.entropy.values[:, example], whole.entropy.values[:, example, pos])
+    assert last.entropy.axes == ("layer", "batch")
+    assert "LogitLens" in repr(logit_lens(model, cache=model.run_with_cache(TOKENS, attention_mask=PADDED)[1]))
 
 
 # Heads
@@ -187,6 +217,30 @@ def test_padding_counts_neither_as_query_nor_as_key(model):
     torch.testing.assert_close(entropy.values, expected)
 
 
+def of_some_positions(model, pos_slice, **options):
+    """A cache that was made with `pos_slice`, and knows it."""
+    _, cache = model.run_with_cache(TOKENS, pos_slice=pos_slice, **options)
+    return ActivationCache(dict(cache), model, tokens=cache.tokens, mask=cache.mask, pos_slice=pos_slice)
+
+
+@pytest.mark.parametrize("pos_slice", [(3, 7), [6, 0], Slice(3)], ids=str)
+def test_entropy_at_some_positions_counts_no_padding(model, pos_slice):
+    cache = of_some_positions(model, pos_slice, attention_mask=PADDED)
+    _, whole = model.run_with_cache(TOKENS, attention_mask=PADDED)
+    real = Slice.unwrap(pos_slice).apply(PADDED, dim=1).flatten().bool()
+    for layer in (0, 1):
+        entropy = torch.special.entr(whole["pattern", layer]).sum(-1)
+        picked = Slice.unwrap(pos_slice).apply(entropy, dim=2).movedim(1, -1).reshape(-1, 4)
+        torch.testing.assert_close(attention_entropy(model, cache=cache).values[layer], picked[real].mean(0))
+
+
+def test_patterns_of_tokens_know_nothing_of_padding(model):
+    tokens = torch.tensor([[3, 3, 3, 5, 6, 3, 5, 6]])  # 3 pads, and starts the prompt
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1]])
+    scores = head_scores(model, cache=model.run_with_cache(tokens, attention_mask=mask)[1])
+    torch.testing.assert_close(scores.values, head_scores(model, tokens[:, 2:]).values)
+
+
 def test_a_prompt_without_repeats_has_no_induction_score(model):
     scores = head_scores(model, [3, 1, 4])
     assert scores["induction"].values.isnan().all() and not scores["previous_token"].values.isnan().any()
@@ -235,6 +289,19 @@ def test_neurons(config):
     assert len(adds.plot(k=5).axes[0].patches) == 5
 
 
+@pytest.mark.parametrize("options", [{}, dict(by="attribution", answer_tokens=7)], ids=["activation", "attribution"])
+def test_neurons_at_tokens_not_at_padding(model, options):
+    mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0], [1] * 8])
+    _, cache = model.run_with_cache(TOKENS, attention_mask=mask)
+    alone = [model.run_with_cache(TOKENS[:1, :5])[1], model.run_with_cache(TOKENS[1:])[1]]
+    for pos, weights in ((-1, [1, 1]), (None, [5, 8])):
+        expected = sum(
+            n * top_neurons(model, cache=c, pos=pos, **options).values for n, c in zip(weights, alone, strict=True)
+        )
+        actual = top_neurons(model, cache=cache, pos=pos, **options).values
+        torch.testing.assert_close(actual, expected / sum(weights), atol=1e-5, rtol=1e-4)
+
+
 def test_neurons_that_are_not_there():
     for wrong, message in [
         (lambda: top_neurons(build(CONFIGS["attention only"]), TOKENS), "attention-only"),
@@ -267,3 +334,13 @@ def test_texts_of_positions():
     norms = component_norms(model, "w07 w09")
     assert norms.labels_of("pos") == ["w01", "w07", "w09"]
     assert component_norms(model, ["w07 w09", "w05 w06"]).labels_of("pos") == ["0", "1", "2"]
+
+
+def test_texts_of_positions_of_a_cache_of_some(tmp_path):
+    model = HookedTransformer(GPT2_LIKE | dict(d_vocab=-1), tokenizer=fifty_words())
+    _, run = model.run_with_cache("w07 w09 w05 w06", pos_slice=(2, 4))
+    cache = ActivationCache(dict(run), model, tokens=run.tokens, pos_slice=(2, 4))
+    cache.save(tmp_path / "cache")
+    for each in (cache, ActivationCache.load(tmp_path / "cache", model), cache.apply_slice_to_batch_dim((0, 1))):
+        assert component_norms(model, cache=each).labels_of("pos") == ["w09", "w05"]
+        assert logit_lens(model, cache=each, pos_slice=[1]).entropy.labels_of("pos") == ["w05"]

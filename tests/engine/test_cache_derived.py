@@ -9,6 +9,7 @@ from tests.engine.oracle import CONFIGS, GPT2_LIKE, pair
 from tests.engine.words import fifty_words
 from tl_widgets import HookedTransformer
 from tl_widgets.cache import ActivationCache
+from tl_widgets.math import Slice
 
 TOKENS = torch.randint(0, 50, (2, 6), generator=torch.Generator().manual_seed(0))
 CLOSE = dict(atol=1e-4, rtol=1e-4)
@@ -193,3 +194,18 @@ def test_half_precision_stays(model):
     for stack in (cache.stack_head_results(apply_ln=True), cache.decompose_resid(apply_ln=True)):
         assert stack.dtype == torch.bfloat16 and stack.isfinite().all()
     assert cache.get_full_resid_decomposition(project_output_onto=torch.randn(16)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("config", [GPT2_LIKE, GPT2_LIKE | dict(normalization_type=None)], ids=["norms", "no norms"])
+def test_logits_of_one_component_alone(config):
+    model = HookedTransformer(config)
+    _, cache = model.run_with_cache(torch.arange(18).view(2, 9))
+    alone, stack = cache["resid_post", -1], cache.accumulated_resid()
+    for pos_slice in (None, -1, (2, 4)):
+        for batch_slice in (None, 0, (1, 2)):
+            options = dict(pos_slice=pos_slice, batch_slice=batch_slice)
+            picked = Slice(pos_slice).apply(alone, dim=1)
+            attrs = cache.logit_attrs(picked, 7, **options)
+            expected = cache.logit_attrs(Slice(pos_slice).apply(stack, dim=2), 7, **options)[-1]
+            torch.testing.assert_close(attrs, expected)
+    assert cache.logit_attrs(alone, 7, batch_slice=0).shape == (9,)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from tests.engine.oracle import GPT2_LIKE, LLAMA_LIKE
 from tl_widgets import ActivationCache, HookedTransformer, HookedTransformerKeyValueCache
-from tl_widgets.cache import LazyActivationCache
+from tl_widgets.cache import LazyActivationCache, saving
 from tl_widgets.errors import CannotLoad, StaleCache
 
 TOKENS = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -59,7 +60,7 @@ def test_a_lazy_cache_is_a_small_file_with_its_hooks_in_it(model, path):
 def test_a_model_that_computes_something_else_is_noticed(model, path):
     model.run_with_cache(TOKENS, lazy=True)[1].save(path)
     other = HookedTransformer(GPT2_LIKE | dict(seed=7))
-    with pytest.raises(StaleCache, match="no longer computes"):
+    with pytest.raises(StaleCache, match="does not compute again"):
         ActivationCache.load(path, other)
     with pytest.raises(CannotLoad, match=r"n_layers=2, but this model .* has n_layers=1"):
         ActivationCache.load(path, HookedTransformer(GPT2_LIKE | dict(n_layers=1)))
@@ -100,7 +101,46 @@ def test_a_lazy_cache_after_a_past_can_be_saved_as_a_full_one(model, path):
     past = HookedTransformerKeyValueCache.init_cache(model.cfg, "cpu", 2)
     model(TOKENS[:, :4], past_kv_cache=past)
     _, cache = model.run_with_cache(TOKENS[:, 4:], past_kv_cache=past, lazy=True)
-    with pytest.raises(ValueError, match="key/value cache cannot be saved"):
+    with pytest.raises(ValueError, match=r"key/value cache cannot be saved"):
         cache.save(path)
     ActivationCache(dict(cache), model).save(path)
     assert torch.equal(ActivationCache.load(path, model)["pattern", 1], cache["pattern", 1])
+
+
+def test_what_was_assigned_is_not_dropped_in_silence(model, path):
+    _, cache = model.run_with_cache(TOKENS, lazy=True)
+    cache.cache_dict["blocks.0.attn.hook_z"] = torch.zeros(1)
+    with pytest.raises(ValueError, match="assigned to it cannot be saved"):
+        cache.save(path)
+
+
+def test_half_precision_is_told_apart_by_its_bits(path):
+    model = HookedTransformer(GPT2_LIKE).to(torch.bfloat16)
+    _, cache = model.run_with_cache(TOKENS, lazy=True)
+    cache.save(path)
+    assert torch.equal(ActivationCache.load(path, model)["pattern", 1], cache["pattern", 1])
+    with pytest.raises(StaleCache, match="not those"):
+        ActivationCache.load(path, HookedTransformer(GPT2_LIKE | dict(seed=7)).to(torch.bfloat16))
+    with pytest.raises(CannotLoad, match="bfloat16"):
+        ActivationCache.load(path, HookedTransformer(GPT2_LIKE))
+
+
+def test_points_that_are_passed_several_times_are_saved(path):
+    model = HookedTransformer(GPT2_LIKE | dict(use_split_qkv_input=True))
+    with model.hooks([("blocks.1.ln1.hook_scale", lambda x, hook: x * 2)]):
+        _, cache = model.run_with_cache(TOKENS, lazy=True, pos_slice=(np.int64(1), np.int64(4)))
+    cache.save(path)
+    again = ActivationCache.load(path, model)
+    for name in cache:
+        torch.testing.assert_close(again[name], cache[name])
+
+
+def test_other_kinds_of_model_and_files_with_half_a_description(model, path, tmp_path):
+    model.run_with_cache(TOKENS)[1].save(path)
+    with pytest.raises(CannotLoad, match=r"normalization_type=LN, but this model .* has normalization_type=RMS"):
+        ActivationCache.load(path, HookedTransformer(LLAMA_LIKE))
+    save_file({"x": torch.zeros(2)}, path, {"format": saving.FORMAT})
+    with pytest.raises(CannotLoad, match="no activation cache"):
+        ActivationCache.load(path, model)
+    with pytest.raises(ValueError, match="is a directory"):
+        model.run_with_cache(TOKENS)[1].save(tmp_path)

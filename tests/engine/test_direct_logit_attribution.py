@@ -11,6 +11,7 @@ from tests.engine.test_cache_sums import MODELS, model_of
 from tests.engine.words import fifty_words
 from tl_widgets import HookedTransformer
 from tl_widgets.analysis import direct_logit_attribution
+from tl_widgets.math import Slice
 
 TOKENS = torch.randint(0, 50, (2, 6), generator=torch.Generator().manual_seed(0))
 CLOSE = dict(atol=2e-4, rtol=2e-4)
@@ -85,6 +86,45 @@ def test_strings_and_caches():
     from_cache = direct_logit_attribution(model, answer_tokens=7, incorrect_tokens=9, cache=cache)
     torch.testing.assert_close(from_text.attribution, from_cache.attribution, **CLOSE)
     assert not from_text.attribution.requires_grad and not model.hook_dict["hook_embed"].fwd_hooks
+
+
+def test_a_cache_beside_its_prompt_and_caches_of_something_else():
+    model = HookedTransformer(GPT2_LIKE)
+    _, cache = model.run_with_cache(TOKENS)
+    both = direct_logit_attribution(model, TOKENS, 3, cache=cache)
+    assert torch.equal(both.attribution, direct_logit_attribution(model, answer_tokens=3, cache=cache).attribution)
+    for wrong in (
+        lambda: direct_logit_attribution(model, TOKENS + 1, 3, cache=cache),
+        lambda: direct_logit_attribution(HookedTransformer(GPT2_LIKE), answer_tokens=3, cache=cache),
+        lambda: direct_logit_attribution(model, answer_tokens=3, cache=dict(cache)),
+    ):
+        with pytest.raises((ValueError, TypeError), match=r"what the cache is of|of another model|not a dict"):
+            wrong()
+
+
+@pytest.mark.parametrize("unit", ["component", "layer", "head", "neuron"])
+@pytest.mark.parametrize("lazy", [False, True], ids=["full", "lazy"])
+@torch.no_grad()
+def test_the_last_position_is_the_last_token_however_prompts_are_padded(unit, lazy):
+    model = model_of("post-norms, LN")
+    mask = torch.tensor([[1, 1, 1, 0, 0, 0], [1] * 6, [0, 1, 1, 1, 1, 0]])
+    tokens = torch.cat([TOKENS, TOKENS[:1]])
+    _, cache = model.run_with_cache(tokens, attention_mask=mask, lazy=lazy)
+    answers = torch.tensor([3, 4, 5])
+    whole = direct_logit_attribution(model, None, answers, unit=unit, pos=None, cache=cache)
+    for pos in (-1, -2):
+        result = direct_logit_attribution(model, None, answers, unit=unit, pos=pos, cache=cache)
+        assert result.axes == ("component", "batch")
+        for example, last in enumerate((2, 5, 4)):
+            torch.testing.assert_close(
+                result.attribution[:, example], whole.attribution[:, example, last + pos + 1], **CLOSE
+            )
+    with pytest.raises(ValueError, match="outside a prompt"):
+        direct_logit_attribution(model, None, 3, pos=-4, cache=cache)
+    with pytest.warns(UserWarning, match="picks padding"):
+        direct_logit_attribution(model, None, 3, pos=4, cache=cache)
+    some = direct_logit_attribution(model, None, 3, unit="neuron", pos=Slice((1, 3)), cache=cache)
+    assert some.axes == ("component", "batch", "pos")
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,15 @@ def test_induction_loss_with_the_same_seed(tmp_path, options):
     torch.testing.assert_close(losses[1], losses[0])
 
 
+def test_induction_loss_fits_a_small_context():
+    model = HookedTransformer(GPT2_LIKE)
+    losses = []
+    for options in ({}, dict(subseq_len=16)):
+        torch.manual_seed(3)
+        losses.append(ours.induction_loss(model, prepend_bos=False, **options))
+    assert losses[0] == losses[1]
+
+
 def test_induction_loss_knows_its_limits(both):
     assert ours.induction_loss(both[1], subseq_len=5) > 0  # a vocabulary of 50, on the model's own device
     with pytest.raises(ValueError, match="subseq_len is 2 to 512"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -171,49 +174,194 @@ def change_by(edit):
     return change
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda model: model.blocks[1].attn.W_Q.detach().mul_(2),
-        lambda model: setattr(model.blocks[1].attn, "W_Q", nn.Parameter(model.blocks[1].attn.W_Q * 2)),
-        lambda model: setattr(model.blocks[1].attn.W_Q, "data", model.blocks[1].attn.W_Q.data * 2),
-        lambda model: setattr(model.blocks[1], "mlp", nn.Identity()),
-        lambda model: model.load_state_dict(model.state_dict()),
-        lambda model: setattr(model.cfg, "attn_scale", 1.0),
-        lambda model: model.to(torch.float64),
-    ],
-    ids=["in place", "a new parameter", "new data", "a new module", "a state dict", "the config", "the dtype"],
-)
-def test_a_change_of_the_model_is_an_error(model, change):
-    _, lazy = model.run_with_cache(TOKENS, lazy=True)
-    before = lazy["resid_pre", 1].clone()
+EDITS = {
+    "in place": lambda model: model.blocks[1].attn.W_Q.mul_(2),
+    "through data": lambda model: model.blocks[1].attn.W_Q.data.mul_(2),
+    "one head through data": lambda model: model.blocks[1].attn.W_O.data[2].zero_(),
+    "through numpy": lambda model: model.blocks[1].attn.b_K.numpy().__iadd__(5),
+    "two heads swapped": lambda model: model.blocks[1].attn.W_Q.copy_(model.blocks[1].attn.W_Q[[1, 0, 2, 3]]),
+    "a new parameter": lambda model: setattr(model.blocks[1].attn, "W_Q", nn.Parameter(model.blocks[1].attn.W_Q * 2)),
+    "new data": lambda model: setattr(model.blocks[1].attn.W_Q, "data", model.blocks[1].attn.W_Q.data * 2),
+    "a new module": lambda model: setattr(model.blocks[1], "mlp", nn.Identity()),
+    "the dtype": lambda model: model.to(torch.float64),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("key", [("pattern", 1), ("k", 1), ("mlp_out", 1), ("result", 1)], ids=str)
+def test_a_change_of_weights_is_an_error(edit, key, dtype):
+    if dtype == torch.bfloat16 and edit == "through numpy":
+        dtype = torch.float64  # NumPy knows no bfloat16
+    model = build().to(dtype) if edit != "the dtype" else build()
     with torch.no_grad():
-        change(model)
+        _, lazy = model.run_with_cache(TOKENS, lazy=True)
+        EDITS[edit](model)
+    if edit != "the dtype":
+        assert lazy["z", 0] is not None  # the other layer is as it was
     with pytest.raises(StaleCache, match="changed since"):
-        lazy["pattern", 1]
-    assert torch.equal(lazy["resid_pre", 1], before)  # what is kept stays
+        lazy[key]
+    assert lazy["resid_pre", 1].dtype is not None  # what is kept stays
 
 
-def test_an_edit_through_data_is_noticed_where_the_block_runs_through(model):
+def test_a_change_of_embedding_tables_and_unembedding_is_an_error():
+    model = build(CONFIGS["alibi, embedding norm"])
     _, lazy = model.run_with_cache(TOKENS, lazy=True)
-    model.blocks[1].attn.W_O.data[2] = 0
-    assert lazy["z", 0] is not None
-    with pytest.raises(StaleCache, match=r"edited \(through \.data"):
-        lazy["mlp_out", 1]
+    model.unembed.W_U.data[0, 0] += 1
+    with pytest.raises(StaleCache, match="the final part"):
+        lazy["unembed.hook_out"]
+    model.embed.W_E.data[TOKENS[0, 3]] += 1
+    with pytest.raises(StaleCache, match="the embed part"):
+        lazy["embed.ln.hook_scale"]
+    model = build(LLAMA_LIKE)
+    _, lazy = model.run_with_cache(TOKENS, lazy=True)
+    model.rotary.cos.zero_()
+    with pytest.raises(StaleCache):
+        lazy["pattern", 1]
 
 
-def test_flags_that_only_ask_for_more_are_no_change(model):
+def test_under_inference_mode_too():
+    with torch.inference_mode():
+        model = build()
+        _, lazy = model.run_with_cache(TOKENS, lazy=True)
+        model.blocks[1].attn.W_Q.mul_(3)
+        with pytest.raises(StaleCache):
+            lazy["pattern", 1]
+
+
+def test_equal_weights_are_the_same_weights(model):
     full, lazy = both(model, TOKENS)
-    model.set_use_attn_result(True)
-    model.set_use_split_qkv_input(True)
+    model.load_state_dict(model.state_dict())
     assert_same(full, lazy)
 
 
-def test_an_edit_in_place_of_what_it_runs_from_is_noticed(model):
-    _, lazy = model.run_with_cache(TOKENS, lazy=True)
+LATER = {
+    "a flag": lambda model: model.set_use_attn_result(True),
+    "split inputs": lambda model: model.set_use_split_qkv_input(True),
+    "a setting": lambda model: setattr(model.cfg, "attn_scale", 1.0),
+    "the default of BOS": lambda model: setattr(model.cfg, "default_prepend_bos", False),
+    "ungrouping": lambda model: model.set_ungroup_grouped_query_attention(True),
+    "another eps": lambda model: setattr(model.blocks[1].ln1, "eps", 5.0),
+    "a hook of torch's": lambda model: model.blocks[1].ln1.register_forward_hook(lambda module, i, o: o * 3),
+    "a module without weights": lambda model: setattr(model.blocks[1].attn, "hook_q", _Tripled()),
+    "a hook": lambda model: model.add_perma_hook("blocks.1.attn.hook_q", lambda q, hook: q * 3),
+}
+
+
+class _Tripled(nn.Module):
+    def forward(self, x):
+        return 3 * x
+
+
+@pytest.mark.parametrize("change", LATER)
+def test_what_comes_later_does_not_count(change):
+    model = build(LLAMA_LIKE | dict(n_key_value_heads=2))
+    full, lazy = both(model, TOKENS)
+    LATER[change](model)
+    model.setup()
+    assert_same(full, lazy)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert lazy["q", 1].dtype is torch.float32
+
+
+def test_the_caller_may_fill_his_tensors_anew(model):
+    mask, tokens = PADDED.clone(), TOKENS.clone()
+    full, lazy = both(model, tokens, attention_mask=mask)
+    mask.fill_(1)
+    tokens.zero_()
+    assert_same(full, lazy)
+    assert torch.equal(full.mask, PADDED) and torch.equal(lazy.mask, PADDED)
+
+
+def test_what_is_read_may_be_edited(model):
+    full, lazy = both(model, TOKENS)
     lazy["resid_pre", 1].zero_()
-    with pytest.raises(StaleCache, match="edited in place"):
+    lazy["embed"].numpy()[:] = 0
+    assert_same(full, lazy)
+
+
+def test_a_past_that_is_edited_later_does_not_count(model):
+    past = HookedTransformerKeyValueCache.init_cache(model.cfg, "cpu", 2)
+    model(TOKENS[:, :4], past_kv_cache=past)
+    past.freeze()
+    full, lazy = both(model, TOKENS[:, 4:], past_kv_cache=past)
+    assert lazy.nbytes > past.nbytes
+    with torch.no_grad():
+        past[0].past_keys.zero_()
+    assert_same(full, lazy)
+
+
+@pytest.mark.parametrize("groups", [None, 2])
+def test_points_that_are_passed_several_times(groups):
+    model = build(LLAMA_LIKE | dict(n_key_value_heads=groups, use_split_qkv_input=True))
+    hooks = [
+        ("blocks.1.hook_q_input", lambda x, hook: x.tanh()),
+        ("blocks.1.ln1.hook_scale", lambda x, hook: None),
+        ("blocks.0.ln1.hook_normalized", lambda x, hook: None),
+    ]
+    with model.hooks(hooks):
+        full, lazy = both(model, TOKENS)
+    assert_same(full, lazy)
+
+
+def test_a_hook_that_appears_during_the_run_is_an_error(model):
+    def add_another(x, hook):
+        model.add_hook("blocks.1.attn.hook_q", lambda q, hook: q * 3)
+
+    with model.hooks([("blocks.0.hook_resid_pre", add_another)]):
+        _, lazy = model.run_with_cache(TOKENS, lazy=True)
+    assert lazy["z", 0] is not None
+    with pytest.raises(StaleCache, match="came or went"):
         lazy["pattern", 1]
+
+
+def test_readers_in_several_threads_do_not_disturb_each_other_or_the_model(model):
+    full, lazy = both(model, TOKENS)
+    lazy.budget = 0
+    model.add_hook("blocks.0.attn.hook_z", lambda z, hook: z * 0)
+    hooked = model(TOKENS)
+
+    def read(name):
+        return all(torch.equal(lazy[name], lazy[name]) for _ in range(5))
+
+    with ThreadPoolExecutor(4) as pool:
+        reading = [pool.submit(read, name) for name in full]
+        for _ in range(30):
+            assert torch.equal(model(TOKENS), hooked)
+        assert all(each.result() for each in reading)
+    assert [name for name, point in model.hook_dict.items() if point.has_hooks()] == ["blocks.0.attn.hook_z"]
+
+
+def test_copies_and_pickles_go_on(model):
+    full, lazy = both(model, TOKENS)
+    assert_same(full, copy.deepcopy(lazy))
+    assert_same(full, pickle.loads(pickle.dumps(lazy)))
+
+
+def test_assigning_and_deleting(model):
+    _, lazy = model.run_with_cache(TOKENS, lazy=True)
+    lazy.cache_dict["blocks.0.attn.hook_z"] = torch.zeros(1)
+    assert lazy["z", 0].shape == (1,)
+    del lazy.cache_dict["blocks.0.attn.hook_q"]
+    with pytest.raises(KeyError):
+        lazy["q", 0]
+    assert len(lazy) == len(list(lazy))
+
+
+def test_going_through_all_runs_each_block_once(model, monkeypatch):
+    full, lazy = both(model, TOKENS)
+    lazy.budget = 0
+    runs = []
+    run = lazy.cache_dict.rerun.run
+    monkeypatch.setattr(
+        lazy.cache_dict.rerun, "run", lambda stretch, *given: runs.append(stretch) or run(stretch, *given)
+    )
+    found = dict(lazy.items())
+    assert list(found) == list(lazy) and len(list(lazy.values())) == len(lazy)
+    for name, activation in found.items():
+        torch.testing.assert_close(activation, full[name])
+    alone = 2 * 2 * 2  # scores and patterns, in two layers, twice gone through
+    assert len(runs) == alone + 2 * (2 + 1)  # two blocks and what comes after them
 
 
 def test_optional_points_can_be_read_without_having_been_asked_for(model):
@@ -257,6 +405,10 @@ def test_memory_and_budget(model):
     )
     pattern = lazy["pattern", 0]
     assert lazy["pattern", 0] is pattern and lazy.nbytes == kept + pattern.nbytes
+    lazy.budget = 0
+    assert lazy.nbytes == kept
+    with pytest.raises(ValueError, match="number of bytes"):
+        lazy.budget = "much"
     lazy.budget = 3 * pattern.nbytes
     for name in full:
         lazy[name]
@@ -277,11 +429,13 @@ def test_it_keeps_to_the_full_kind_where_lazy_makes_no_sense(model):
 
 
 def test_an_error_in_the_middle_leaves_no_hook_behind(model):
+    calls = []
+    model.blocks[0].ln2.register_forward_hook(lambda module, x, y: calls.append(1) or (1 / 0 if len(calls) == 2 else y))
     _, lazy = model.run_with_cache(TOKENS, lazy=True)
     model.add_perma_hook("blocks.0.attn.hook_q", lambda q, hook: None)
-    model.blocks[0].ln1.forward = lambda x: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        lazy["pattern", 0]
+        lazy["q", 0]
+    assert lazy["z", 0].shape == (2, 9, 4, 4)  # and nothing is in the way of the next
     assert [name for name, point in model.hook_dict.items() if point.has_hooks()] == ["blocks.0.attn.hook_q"]
 
 

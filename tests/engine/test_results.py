@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 
+from tl_widgets.analysis import DirectLogitAttribution, TopNeurons
 from tl_widgets.results import Result, layers_and_heads
 
 LABELS = {"kind": ["a", "b"]} | layers_and_heads(12, 3)
@@ -83,6 +85,38 @@ def test_arithmetic(result):
         result + "1"
 
 
+def test_arithmetic_with_tensors_and_numbers_on_either_side(result):
+    other = torch.full((2, 12, 3), 100.0)
+    for given in (other, other.numpy(), 100, np.float64(100)):
+        for difference in (result - given, -(given - result)):
+            assert isinstance(difference, Result) and difference["b", "L11H2"] == -29.0
+    assert (2 / (1 + result))["a", "L0H1"] == 1.0 and (2 * result)["b", "L11H2"] == 142.0
+    with pytest.raises(ValueError, match=r"a tensor \[3\]"):
+        result - torch.zeros(3)
+
+
+def test_a_result_is_a_row_of_its_first_axis(result):
+    assert len(result) == 2 and [each.axes for each in result] == [("layer", "head")] * 2
+    assert list(result["b", "L11"]) == [69.0, 70.0, 71.0]
+    assert "L1H2" in result and "a" in result and "L1H3" not in result and 3.0 not in result
+    assert np.array_equal(np.asarray(result), result.values.numpy())
+    half = Result(torch.ones(2, dtype=torch.bfloat16), ("pos",))
+    assert np.asarray(half).dtype == np.float32 and np.asarray(half, dtype=int).tolist() == [1, 1]
+
+
+def test_what_is_made_of_an_attribution_is_one_as_long_as_it_has_components():
+    labels = [f"L{layer}H{head}" for layer in range(3) for head in range(2)] + ["remainder"]
+    attribution = DirectLogitAttribution(torch.arange(14.0).view(7, 2), labels, "head")
+    for made in (attribution - attribution * 2, attribution[:, 0], attribution.abs(), 1 - attribution):
+        assert isinstance(made, DirectLogitAttribution) and made.labels == labels and made.unit == "head"
+        assert made.plot().axes[0].get_xlabel() == "head"
+    some = attribution[1:4]
+    assert some.labels == ["L0H1", "L1H0", "L1H1"] and some.plot().axes[0].get_xlabel() == "batch"
+    assert type(attribution["L1H0"]) is Result
+    neurons = TopNeurons(torch.ones(2, 3), ("layer", "neuron"))
+    assert type(neurons - neurons) is TopNeurons and type(neurons[:, :2]) is TopNeurons and type(neurons[0]) is Result
+
+
 @pytest.mark.parametrize("key", [slice(None), "a", ("a", "L3")], ids=["panels", "map", "bars"])
 def test_figures(result, key):
     figure = result[key].plot("a title")
@@ -108,5 +142,9 @@ def test_a_figure_shows_tokens_as_they_are_and_signs_about_zero():
 def test_too_much_for_a_figure_says_what_to_do():
     with pytest.raises(ValueError, match="select first"):
         Result(torch.zeros(1, 2, 3, 4), ("a", "b", "c", "d")).plot()
+    with pytest.raises(ValueError, match=r"one prompt, as in result\[:, :, 0\]"):
+        Result(torch.zeros(1, 2, 3, 4), ("layer", "head", "batch", "pos")).plot()
+    with pytest.raises(ValueError, match=r"9 panels.*one prompt, as in result\[:, 0\]"):
+        Result(torch.zeros(9, 2, 3), ("component", "batch", "pos")).plot()
     with pytest.raises(ValueError, match="9 panels"):
         Result(torch.zeros(9, 2, 3), ("a", "b", "c")).plot()

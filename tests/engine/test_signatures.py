@@ -33,6 +33,7 @@ ON_PURPOSE = {
     "HookedRootModule.list_hooks": "not in the reference page; hooks are read from each point's fwd_hooks",
     "utils.download_file_from_hf cache_dir": "None is the same directory, looked up at each call",
     "evals.evaluate_on_dataset device": "None is where the model is: 'cuda' fails without one",
+    "evals.induction_loss subseq_len": "None is 384, or what fits a smaller context",
     "evals.induction_loss device": "None is where the model is: 'cuda' fails without one",
 }
 # Parameters that are named by their place alone, so that the name is free.

@@ -209,6 +209,12 @@ def test_wandb_offline(tmp_path, monkeypatch):
         (dict(optimizer_name="AdamV"), "Did you mean 'Adam' or 'AdamW'"),
         (dict(batch_size=0), "batch_size is at least 1, not 0"),
         (dict(print_every=0), "print_every is at least 1, not 0"),
+        (dict(batch_size=2.5), "batch_size is a whole number, not 2.5"),
+        (dict(lr=-1), "lr is at least 0, not -1"),
+        (dict(lr=float("nan")), "lr is at least 0, not nan"),
+        (dict(momentum=3), "momentum is at least 0 and at most 1, not 3"),
+        (dict(max_grad_norm=-1), "max_grad_norm is at least 0, not -1"),
+        (dict(weight_decay=-1), "weight_decay is at least 0, not -1"),
         (dict(save_every=3), "save_every and save_dir go together"),
     ],
 )

@@ -90,6 +90,16 @@ def test_setters_refuse_what_cannot_be():
         HookedTransformer(SMALL | dict(attn_only=True)).set_use_hook_mlp_in(True)
 
 
+def test_an_input_for_each_head_is_refused_where_heads_share_keys():
+    model = HookedTransformer(GROUPED)
+    hook = ("blocks.0.hook_attn_in", lambda x, hook: x)
+    with pytest.raises(ValueError, match="set_use_split_qkv_input"):
+        model.run_with_hooks(TOKENS, fwd_hooks=[hook])
+    assert not model.blocks[0].hook_attn_in.fwd_hooks
+    model.set_ungroup_grouped_query_attention(True)
+    torch.testing.assert_close(model.run_with_hooks(TOKENS, fwd_hooks=[hook]), model(TOKENS))
+
+
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 def test_a_saved_state_dict_of_the_field_loads_whole(config):
     theirs, ours = pair(config)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tl_widgets.analysis.subject import cache_of
+from tl_widgets.analysis.padding import Picked
+from tl_widgets.analysis.subject import cache_of, reads_the_same
 from tl_widgets.cache import ActivationCache
 from tl_widgets.cache.logits import logit_directions
+from tl_widgets.cache.reading import as_slice
 from tl_widgets.errors import BadInput, unknown
 from tl_widgets.math import Slice, SliceInput
 from tl_widgets.results import Result, axes_of_positions, layers_and_heads, position_labels
@@ -59,6 +61,12 @@ class DirectLogitAttribution(Result):
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "unit", unit)
 
+    def _with(self, values: Tensor, axes: tuple[str, ...], axis_labels: dict[str, list[str]]) -> Result:
+        if axes[:1] != ("component",):
+            return super()._with(values, axes, axis_labels)
+        others = {axis: labels for axis, labels in axis_labels.items() if axis != "component"}
+        return DirectLogitAttribution(values, axis_labels["component"], self.unit, axes[1:], others, self.quantity)
+
     @property
     def attribution(self) -> Tensor:
         """``[component, *batch_and_pos]``, in the unit of logits."""
@@ -73,10 +81,11 @@ class DirectLogitAttribution(Result):
             return super().plot(title, texts)
         heads = [label for label in self.labels if label.startswith("L")]
         n_heads = sum(label.startswith("L0H") for label in heads)
+        names = layers_and_heads(len(heads) // n_heads if n_heads else 0, n_heads)
+        if heads != [layer + head for layer in names["layer"] for head in names["head"]]:
+            return super().plot(title, texts)  # some were picked: they fill no map
         values = self.values[: len(heads)].flatten(1).mean(1) if self.values.ndim > 1 else self.values[: len(heads)]
-        by_layer = values.view(-1, n_heads)
-        names = layers_and_heads(*by_layer.shape)
-        return Result(by_layer, ("layer", "head"), names, self.quantity).plot(title, texts)
+        return Result(values.view(-1, n_heads), ("layer", "head"), names, self.quantity).plot(title, texts)
 
     def top(self, k: int = 5, by: str = "value") -> list[tuple[str, float]]:
         """The `k` components that add most, the largest first: names, and means over what is left of batch and pos."""
@@ -107,14 +116,14 @@ def direct_logit_attribution(
     model
         A `HookedTransformer`; its final norm may have a gain of its own.
     input
-        What to run it on; not needed with `cache`.
+        What to run it on; not needed with `cache`, which else has to be of it.
     answer_tokens, incorrect_tokens
         A token as a string or id, or ids ``[batch]`` or ``[batch, pos]``; both of one shape.
     unit
         ``"component"``: embeddings, attentions, MLPs; ``"head"``: heads, and all else as ``remainder``; ``"neuron"``:
         neurons likewise; ``"layer"``: the residual stream so far, at each layer, which ends on the total.
     pos
-        Which positions, see `tl_widgets.math.Slice`.
+        Which positions, see `tl_widgets.math.Slice`; -1 is each prompt's last token, whatever pads it.
     cache
         Of a run that was made already.
     layer
@@ -130,7 +139,7 @@ def direct_logit_attribution(
     UnknownName
         If there is no such unit.
     BadInput
-        If there is no answer, or neither input nor cache.
+        If there is no answer, or neither input nor cache, or the cache of something else.
 
     Notes
     -----
@@ -159,8 +168,12 @@ def direct_logit_attribution(
         gain = getattr(model.ln_final, "w", None)
         if gain is not None:  # what the unembedding reads is multiplied by it
             directions = directions * gain.to(directions)
-        cache = cache_of(model, input if cache is None else None, cache, READS[unit])
-        attribution, labels = _UNITS[unit](cache, directions, pos, layer)
+        if cache is not None and input is not None and reads_the_same(model, input, cache):
+            input = None  # the field gives both
+        cache = cache_of(model, input, cache, READS[unit])
+        picked = Picked.of(cache, pos)
+        attribution, labels = _UNITS[unit](cache, directions, picked.positions, layer)
+        attribution = picked.own_of(attribution)
     axes = axes_of_positions(cache, attribution.ndim - 1)
     tokens = position_labels(cache, attribution.shape[-1], pos) if "pos" in axes else {}
     quantity = "adds to the logit" if incorrect_tokens is None else "adds to the logit difference"
@@ -185,7 +198,7 @@ def _of_neurons(cache: ActivationCache, directions: Tensor, pos: Any, layer: int
     labels = [
         f"L{each % n_layers}N{neuron}" for each, part in zip(layers, parts, strict=True) for neuron in range(len(part))
     ]
-    end = Slice(pos).apply(cache["resid_post", -1], dim=int(cache.has_batch_dim))[None]
+    end = as_slice(pos).apply(cache["resid_post", -1], dim=int(cache.has_batch_dim))[None]
     remainder = cache.attrs_along(end, directions, pos_slice=pos) - sum(part.sum(0) for part in parts)
     return torch.cat([*parts, remainder]), [*labels, "remainder"]
 

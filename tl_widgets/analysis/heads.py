@@ -38,8 +38,8 @@ def head_scores(
         A prompt, prompts or tokens, as for the model itself; induction shows on text that repeats.
     patterns
         Beside (or, under the same name, in the place of) ``"previous_token"``, ``"duplicate_token"`` and
-        ``"induction"``: a tensor ``[query_pos, key_pos]`` of 0 and 1, or a function of the tokens ``[1, pos]`` that
-        returns one.
+        ``"induction"``: a tensor ``[query_pos, key_pos]`` of 0 and 1, or a function that returns one of a prompt's
+        tokens ``[1, pos]``, which have no padding.
     cache
         Of a run, in the place of `input`.
 
@@ -84,12 +84,16 @@ def _targets(name: str, kind: Any, tokens: Tensor, mask: Tensor | None) -> Tenso
     """``[batch, query_pos, key_pos]``, True where the pattern wants attention; padding wants none."""
     n_pos = tokens.shape[1]
     each = []
-    for example, row in enumerate(tokens):
-        pattern = torch.as_tensor(kind(row[None]) if callable(kind) else kind).cpu()
-        if pattern.shape != (n_pos, n_pos):
-            raise BadInput(f"The pattern {name!r} is {list(pattern.shape)}, but the prompt is {n_pos} tokens long.")
-        real = torch.ones(n_pos) if mask is None else mask[example].cpu()
-        each.append((pattern * real[:, None] * real[None, :]) > 0)
+    for example, row in enumerate(tokens.cpu()):
+        real = torch.arange(n_pos) if mask is None else mask[example].cpu().nonzero()[:, 0]
+        # A pattern of tokens is made without padding: a token that pads may be one that prompts have too (BOS).
+        pattern, n_own = (kind(row[real][None]), len(real)) if callable(kind) else (kind, n_pos)
+        pattern = torch.as_tensor(pattern).cpu() > 0
+        if pattern.shape != (n_own, n_own):
+            raise BadInput(f"The pattern {name!r} is {list(pattern.shape)}, but the prompt is {n_own} tokens long.")
+        targets = torch.zeros(n_pos, n_pos, dtype=torch.bool)
+        targets[real[:, None], real] = pattern if callable(kind) else pattern[real[:, None], real]
+        each.append(targets)
     return torch.stack(each)
 
 
@@ -117,10 +121,10 @@ def attention_entropy(model: Any, input: Any = None, *, cache: Any = None) -> Re
     cfg = model.cfg
     entropies = torch.zeros(cfg.n_layers, cfg.n_heads)
     for layer in range(cfg.n_layers):
-        entropy = torch.special.entr(cache["pattern", layer]).sum(-1).transpose(-2, -1)  # [(batch,) query_pos, head]
-        queries = entropy.flatten(0, -2)
-        mask = cache.mask
-        if mask is not None and mask.numel() == len(queries):
-            queries = queries[mask.flatten().bool().to(queries.device)]
+        entropy = torch.special.entr(cache["pattern", layer]).sum(-1)  # [(batch,) head (, query_pos)]
+        queries = entropy.movedim(int(cache.has_batch_dim), -1).reshape(-1, cfg.n_heads)
+        if cache.mask is not None:
+            real = cache.positions.apply(cache.mask, dim=1).flatten().bool()
+            queries = queries[real.to(queries.device)]
         entropies[layer] = queries.float().mean(0).cpu()
     return Result(entropies, ("layer", "head"), layers_and_heads(cfg.n_layers, cfg.n_heads), "entropy (nats)")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tl_widgets.analysis.padding import Picked, from_the_end
 from tl_widgets.analysis.subject import answer_ids, cache_of
 from tl_widgets.environment import library
-from tl_widgets.errors import BadInput, unknown
+from tl_widgets.errors import BadInput, BadType, unknown
 from tl_widgets.math.slice import SliceInput
 from tl_widgets.results import Result, axes_of_positions, position_labels, token_text
 
@@ -19,18 +20,23 @@ if TYPE_CHECKING:
 
 # Numbers of one block of [row, d_vocab] that are at hand at a time.
 _AT_A_TIME = 4_000_000
+_KEPT = 10
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LogitLens:
     """What each layer's residual stream says, read by the model's own final norm and unembedding.
 
+    No hook is at work in that reading: where a hook changed the final norm or the unembedding in the run, the last
+    layer is not what the model put out.
+
     Axes are ``[layer, *batch_and_pos]``, as in the cache, and one more where it says so.
 
     Attributes
     ----------
     labels
-        Names of the layers: ``"0_pre"``, ..., ``"final_post"``, the last of which is the model's own output.
+        Names of the layers: ``"0_pre"``, ..., ``"final_post"``, the last of which is the model's own output
+        (but for hooks, see above).
     top_tokens, top_probabilities
         ``[layer, *batch_and_pos, k]``: the likeliest tokens' ids, and their probabilities.
     entropy
@@ -39,6 +45,8 @@ class LogitLens:
         How far it is from the model's output: KL(output || layer), in nats.
     probability, rank
         Of each answer, with an axis ``answer`` at the end; rank 0 is the likeliest token. None without answers.
+    real
+        ``[batch, pos]``: whether there is a token at a position, not padding; None where all are tokens.
     """
 
     model: Any
@@ -49,11 +57,17 @@ class LogitLens:
     kl: Result
     probability: Result | None = None
     rank: Result | None = None
+    real: Tensor | None = None
 
-    def top(self, layer: str | int = -1, pos: int = -1, example: int = 0) -> list[tuple[str, float]]:
-        """Return the likeliest tokens of one layer and position, with their probabilities."""
+    def top(self, k: int = 5, layer: str | int = -1, pos: int = -1, example: int = 0) -> list[tuple[str, float]]:
+        """Return the `k` likeliest tokens of one layer and position, with their probabilities.
+
+        Of those that were kept, see `logit_lens`. Positions from the end count the prompt's tokens, not its padding.
+        """
+        if isinstance(k, bool) or not hasattr(k, "__index__") or k < 1:
+            raise BadInput(f"k is how many tokens, 1 or more, not {k!r}; a layer is asked for as layer=.")
         place = self._place(layer, pos, example)
-        ids, probabilities = self.top_tokens[place].tolist(), self.top_probabilities[place].tolist()
+        ids, probabilities = self.top_tokens[place][:k].tolist(), self.top_probabilities[place][:k].tolist()
         return [(token_text(self.model, token), p) for token, p in zip(ids, probabilities, strict=True)]
 
     def _place(self, layer: str | int, pos: int, example: int) -> tuple[int, ...]:
@@ -65,14 +79,17 @@ class LogitLens:
         for axis, size in zip(self.entropy.axes, self.entropy.values.shape, strict=True):
             if not -size <= where[axis] < size:
                 raise BadInput(f"There is no {axis} {where[axis]} here: they go from 0 to {size - 1}.")
+        if self.real is not None and pos < 0:
+            where["pos"] = int(from_the_end(self.real[[example if "batch" in self.entropy.axes else 0]], pos))
         return tuple(where[axis] for axis in self.entropy.axes)
 
     def __getitem__(self, label: str | slice | int) -> LogitLens:
         """``lens["5_pre"]``, ``lens[-3:]``: some of the layers."""
-        if isinstance(label, str):
-            label = self._place(label, 0, 0)[0]
-        if isinstance(label, int):
-            label = slice(label, label + 1 or None)
+        if isinstance(label, (str, int)):
+            number = self._place(label, 0, 0)[0]
+            label = slice(number, number + 1 or None)
+        if not isinstance(label, slice):
+            raise BadType(f"A lens is selected by layer, as in lens['0_pre'] or lens[-3:], not by {label!r}.")
         return LogitLens(
             self.model,
             self.labels[label],
@@ -82,6 +99,7 @@ class LogitLens:
             self.kl[label],
             None if self.probability is None else self.probability[label],
             None if self.rank is None else self.rank[label],
+            self.real,
         )
 
     def to_dataframe(self) -> Any:
@@ -125,9 +143,9 @@ class LogitLens:
         }
 
     def __repr__(self) -> str:
-        rows = [f"LogitLens: {len(self.labels)} layers, at the last position"]
-        for label in self.labels:
-            said = ", ".join(f"{token!r} {p:.2f}" for token, p in self.top(label)[:3])
+        rows = [f"LogitLens: {len(self.labels)} layers, at the last token"]
+        for label in self.labels if self.real is None or self.real[0].any() else ():
+            said = ", ".join(f"{token!r} {p:.2f}" for token, p in self.top(3, label))
             rows.append(f"  {label:>10}  {said}")
         return "\n".join(rows)
 
@@ -137,7 +155,7 @@ def logit_lens(
     input: Any = None,
     *,
     answers: Any = None,
-    k: int = 10,
+    k: int | None = None,
     incl_mid: bool = False,
     pos_slice: SliceInput = None,
     cache: Any = None,
@@ -151,11 +169,11 @@ def logit_lens(
     answers
         Tokens (text or id) whose probability and rank to follow.
     k
-        How many of the likeliest tokens to keep.
+        How many of the likeliest tokens to keep; by default 10, or all where there are less.
     incl_mid
         Also between attention and MLP.
     pos_slice
-        Which positions to look at.
+        Which positions to look at; -1 is each prompt's last token, whatever pads it.
     cache
         Of a run, in the place of `input`.
 
@@ -175,10 +193,13 @@ def logit_lens(
     """
     cache = cache_of(model, input, cache, reads=("hook_resid_pre", "hook_resid_mid", "hook_resid_post"))
     d_vocab = model.cfg.d_vocab_out
-    if isinstance(k, bool) or not 1 <= k <= d_vocab:
-        raise BadInput(f"k is 1 to {d_vocab}, the number of tokens, not {k}.")
+    k = min(_KEPT, d_vocab) if k is None else k
+    if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= k <= d_vocab:
+        raise BadInput(f"k is a whole number from 1 to {d_vocab}, the number of tokens, not {k!r}.")
     ids, texts = ([], []) if answers is None else answer_ids(model, answers)
-    stack, labels = cache.accumulated_resid(incl_mid=incl_mid, pos_slice=pos_slice, return_labels=True)
+    picked = Picked.of(cache, pos_slice)
+    stack, labels = cache.accumulated_resid(incl_mid=incl_mid, pos_slice=picked.positions, return_labels=True)
+    stack = picked.own_of(stack)
     shape = stack.shape[:-1]
     rows = stack.flatten(1, -2) if stack.ndim > 2 else stack[:, None]  # [layer, row, d_model]
     found = _Found(len(rows), rows.shape[1], k, len(ids), rows.device)
@@ -205,6 +226,7 @@ def logit_lens(
         result(found.kl, "KL to the output (nats)"),
         of_answers(found.probability, "probability"),
         of_answers(found.rank, "rank"),
+        picked.real if "pos" in axes else None,
     )
 
 

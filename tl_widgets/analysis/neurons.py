@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tl_widgets.analysis.attribution import READS, direct_logit_attribution
+from tl_widgets.analysis.padding import Picked
 from tl_widgets.analysis.subject import cache_of
 from tl_widgets.errors import BadInput, NotInThisModel, unknown
 from tl_widgets.math.slice import Slice, SliceInput
@@ -56,7 +57,7 @@ def top_neurons(
     layer
         Only this layer's neurons; all by default.
     pos
-        At which positions; the mean over several, and over a batch.
+        At which positions, -1 for each prompt's last token; the mean over several, and over a batch, without padding.
     cache
         Of a run, in the place of `input`.
 
@@ -81,23 +82,24 @@ def top_neurons(
     layers = list(range(cfg.n_layers)) if layer is None else [layer % cfg.n_layers]
     reads = ("mlp.hook_post",) if by == "activation" else READS["neuron"]
     cache = cache_of(model, input, cache, reads)
+    picked = Picked.of(cache, pos)
     if by == "activation":
-        values = torch.stack([_activations(cache, each, pos) for each in layers])
+        values = torch.stack([_activations(cache, each, picked) for each in layers])
         quantity = "activation"
     else:
         attributed = direct_logit_attribution(
             model, None, answer_tokens, incorrect_tokens, unit="neuron", pos=pos, cache=cache, layer=layer
         )
         parts = attributed.attribution[:-1]  # the last is all that is no neuron
-        values = parts.flatten(1).mean(1).view(len(layers), -1).float().cpu()
+        values = picked.mean(parts).view(len(layers), -1).float().cpu()
         quantity = "adds to the logit" if incorrect_tokens is None else "adds to the logit difference"
     labels = {"layer": [f"L{each}" for each in layers], "neuron": [f"N{i}" for i in range(values.shape[1])]}
     return TopNeurons(values, ("layer", "neuron"), labels, quantity)
 
 
-def _activations(cache: Any, layer: int, pos: Slice | SliceInput) -> Tensor:
-    """``[neuron]``: one layer's activations, averaged over what `pos` picks."""
+def _activations(cache: Any, layer: int, picked: Picked) -> Tensor:
+    """``[neuron]``: one layer's activations, averaged over what is picked."""
     post = cache["post", layer].detach()
-    has_position = post.ndim > 1 + cache.has_batch_dim
-    picked = Slice.unwrap(pos).apply(post, dim=-2) if has_position else post
-    return picked.float().flatten(0, -2).mean(0).cpu()
+    if post.ndim > 1 + cache.has_batch_dim:
+        post = picked.own_of(Slice.unwrap(picked.positions).apply(post, dim=-2), dim=0)
+    return picked.mean(post.float().movedim(-1, 0)).cpu()

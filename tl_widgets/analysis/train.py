@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,13 +87,31 @@ class HookedTransformerTrainConfig:
     def __post_init__(self) -> None:
         if self.optimizer_name not in OPTIMIZERS:
             raise unknown("optimizer_name", self.optimizer_name, OPTIMIZERS)
-        least = {"num_epochs": 0, "batch_size": 1, "warmup_steps": 0, "save_every": 1, "print_every": 1, "max_steps": 0}
-        for name, bound in least.items():
+        for name, (least, most) in _BOUNDS.items():
             value = getattr(self, name)
-            if value is not None and value < bound:
-                raise BadInput(f"{name} is at least {bound}, not {value}.")
+            if value is None:
+                continue
+            if isinstance(least, int) and (isinstance(value, bool) or not hasattr(value, "__index__")):
+                raise BadInput(f"{name} is a whole number, not {value!r}.")
+            if not least <= value <= most:  # which nothing says of NaN
+                raise BadInput(f"{name} is at least {least:g}{f' and at most {most:g}' * (most < inf)}, not {value}.")
         if (self.save_every is None) != (self.save_dir is None):
             raise BadInput("save_every and save_dir go together: how often to save, and where.")
+
+
+# Least and most; of whole numbers where the least is one.
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "num_epochs": (0, inf),
+    "batch_size": (1, inf),
+    "lr": (0.0, inf),
+    "momentum": (0.0, 1.0),
+    "max_grad_norm": (0.0, inf),
+    "weight_decay": (0.0, inf),
+    "warmup_steps": (0, inf),
+    "save_every": (1, inf),
+    "print_every": (1, inf),
+    "max_steps": (0, inf),
+}
 
 
 def _adam_w(parameters: Any, config: HookedTransformerTrainConfig) -> torch.optim.Optimizer:

@@ -41,6 +41,8 @@ class ActivationCache(ResidualMethods, DecompositionMethods, LogitMethods):
         ``[batch, pos]``: what the model read, where it is known.
     mask
         ``[batch, pos]``: 1 for a real token, 0 for padding; None where all are real.
+    pos_slice
+        Which of these positions the activations are of, as in `run_with_cache`; afterwards ``cache.positions``.
 
     Examples
     --------
@@ -60,6 +62,7 @@ class ActivationCache(ResidualMethods, DecompositionMethods, LogitMethods):
         has_batch_dim: bool = True,
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
+        pos_slice: Slice | SliceInput = None,
     ) -> None:
         self.cache_dict = cache_dict
         self.model = model
@@ -68,6 +71,7 @@ class ActivationCache(ResidualMethods, DecompositionMethods, LogitMethods):
         self.has_pos_embed = "hook_pos_embed" in cache_dict
         self.tokens = tokens
         self.mask = mask
+        self.positions = Slice.unwrap(pos_slice)
         self._view: CacheView | None = None
 
     # A mapping
@@ -231,11 +235,13 @@ class ActivationCache(ResidualMethods, DecompositionMethods, LogitMethods):
         return kinds[saved.kind]._from_saved(saved, model)
 
     def _saved(self) -> saving.Saved:
-        return saving.Saved(self.kind, dict(self.cache_dict), self.has_batch_dim, self.tokens, self.mask, {})
+        about = {"pos_slice": self.positions.as_json()}
+        return saving.Saved(self.kind, dict(self.cache_dict), self.has_batch_dim, self.tokens, self.mask, about)
 
     @classmethod
     def _from_saved(cls, saved: saving.Saved, model: Any) -> ActivationCache:
-        return ActivationCache(saved.activations, model, saved.has_batch_dim, saved.tokens, saved.mask)
+        positions = Slice.from_json(saved.about.get("pos_slice"))
+        return ActivationCache(saved.activations, model, saved.has_batch_dim, saved.tokens, saved.mask, positions)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the view behind: a copy, or the same cache in another process, makes its own."""

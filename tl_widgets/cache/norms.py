@@ -230,7 +230,10 @@ class NormMethods(Readable):
         """The stack with its batch sliced, the norm at `reach` for it, and whether it is one component without axis."""
         items, has_batch_dim = as_slice(batch_slice), has_batch_dim and self.has_batch_dim
         if self.model.cfg.normalization_type is None:
-            return (items.apply(stack, dim=1) if has_batch_dim and stack.ndim > 2 else stack), None, False
+            has_pos = as_slice(pos_slice).mode != "int" and self.positions.mode != "int"
+            is_alone = stack.ndim == has_batch_dim + has_pos + 1
+            picks = has_batch_dim and stack.ndim > 1 + (not is_alone)
+            return (items.apply(stack, dim=0 if is_alone else 1) if picks else stack), None, is_alone
         self._require(self._scale_name(reach.norm))
         norm = self._reading_norm(reach, as_slice(pos_slice))
         assert norm is not None

@@ -59,6 +59,7 @@ class Readable(Mapping[str, Tensor]):
     cache_dict: MutableMapping[str, Tensor]
     model: Any
     has_batch_dim: bool
+    positions: Slice  # those of the run's that it holds
 
     @abstractmethod
     def __getitem__(self, key: Key) -> Tensor: ...

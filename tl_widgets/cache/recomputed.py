@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_widgets.cache.rerun import Rerun, Stretch, differs, version_of
+from tl_widgets.cache.rerun import ONE_AT_A_TIME, Rerun, Stretch, differs
 from tl_widgets.errors import BadInput, StaleCache
-from tl_widgets.hooks import HookPoint, Recorder, grows_with_the_square
+from tl_widgets.hooks import HookPoint, Recorder, grows_with_the_square, has_batch_axis
 from tl_widgets.math.slice import Slice
 
 BUDGET = 64_000_000
@@ -43,23 +43,18 @@ class RecomputedActivations(MutableMapping[str, Tensor]):
         Activations as they came out, with all examples and positions: among them the residual stream that enters each
         block.
     hooked
-        Those of `kept` that had hooks: their output goes in again where a block is run again.
+        What hooks made, point by point, each time that it was passed: it goes in again where a block is run again.
     names
         What iterating gives. Any other point of what was run can be read, too.
     presentation
         What a reader gets.
-
-    Attributes
-    ----------
-    budget
-        Bytes of recomputed activations that stay, those read last.
     """
 
     def __init__(
         self,
         rerun: Rerun,
         kept: dict[str, Tensor],
-        hooked: frozenset[str],
+        hooked: dict[str, list[Tensor]],
         names: list[str],
         presentation: Presentation,
         budget: int = BUDGET,
@@ -68,36 +63,56 @@ class RecomputedActivations(MutableMapping[str, Tensor]):
         self.hooked = hooked
         self.names = dict.fromkeys(names)
         self.presentation = presentation
-        self.budget = budget
         self.kept = kept
-        self._versions = {name: version_of(activation) for name, activation in kept.items()}
         self._given: dict[str, Tensor] = {}  # by assignment, like the items of a dict
+        self._deleted: set[str] = set()
         self._recent: OrderedDict[str, Tensor] = OrderedDict()
+        self._budget = 0
+        self.budget = budget
+
+    @property
+    def budget(self) -> int:
+        """Bytes of recomputed activations that stay, those read last."""
+        return self._budget
+
+    @budget.setter
+    def budget(self, n_bytes: int) -> None:
+        if isinstance(n_bytes, bool) or not isinstance(n_bytes, (int, float)) or n_bytes < 0:
+            raise BadInput(f"A budget is a number of bytes, not {n_bytes!r}.")
+        self._budget = int(n_bytes)
+        self._forget(keep=0)
 
     # A mapping
 
     def __getitem__(self, name: str) -> Tensor:
+        with ONE_AT_A_TIME:
+            return self._read(name)
+
+    def _read(self, name: str) -> Tensor:
         if name in self._given:
             return self._given[name]
         if name in self._recent:
             self._recent.move_to_end(name)
             return self._recent[name]
-        source = self._kept_as(name)
-        if source is not None:
-            return self.presentation.recorder().presented(self._raw(source), name)
-        stretch = self.rerun.stretch_of(name)
-        if stretch is None or name not in self.rerun.model.hook_dict:
+        source, stretch = self._kept_as(name), self.rerun.stretch_of(name)
+        if name in self._deleted or (source is None and (stretch is None or name not in self.rerun.points)):
             raise KeyError(name)
-        self._remember(self._recomputed(name, stretch), wanted=name)
+        if source is not None:
+            # A copy, to be edited at will: the rest is recomputed from what is kept.
+            return self.presentation.recorder().presented(self.kept[source], name).clone()
+        assert stretch is not None
+        self._remember(self._recomputed(name, stretch, self.budget), wanted=name)
         return self._recent[name]
 
     def __setitem__(self, name: str, activation: Tensor) -> None:
         self.names.setdefault(name)
         self._given[name] = activation
+        self._deleted.discard(name)
 
     def __delitem__(self, name: str) -> None:
         del self.names[name]
         self._given.pop(name, None)
+        self._deleted.add(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -108,10 +123,33 @@ class RecomputedActivations(MutableMapping[str, Tensor]):
     def __contains__(self, name: object) -> bool:
         return name in self.names
 
+    def in_turn(self) -> Iterator[tuple[str, Tensor]]:
+        """All names and activations; each block is run once, and what it made goes when the next one is at hand."""
+        at_hand: dict[str, Tensor] = {}
+        where: Stretch | None = None
+        for name in list(self.names):
+            stretch = self.rerun.stretch_of(name)
+            if stretch != where:
+                at_hand, where = {}, stretch
+            if name in self._given or name in at_hand or stretch is None or self._comes_alone(name):
+                yield name, self[name] if name in self._given or name not in at_hand else at_hand.pop(name)
+            elif self._kept_as(name) is not None:
+                yield name, self[name]
+            else:
+                at_hand |= self._recomputed(name, stretch, None)
+                yield name, at_hand.pop(name)
+
     @property
     def nbytes(self) -> int:
         """Bytes that are held now: what is kept, and what was recomputed lately."""
-        return sum(each.nbytes for held in (self.kept, self._recent, self._given) for each in held.values())
+        more = [each for several in self.hooked.values() for each in several[:-1]]
+        held = [*self.kept.values(), *self._recent.values(), *self._given.values(), *more]
+        return sum(each.nbytes for each in held) + (0 if self.rerun.past is None else self.rerun.past.nbytes)
+
+    @property
+    def has_assigned(self) -> bool:
+        """Whether somebody has put activations of his own among those of the run, or taken some away."""
+        return bool(self._given or self._deleted)
 
     @property
     def n_examples(self) -> int:
@@ -130,36 +168,30 @@ class RecomputedActivations(MutableMapping[str, Tensor]):
         entering = f"blocks.{stretch + 1}.hook_resid_pre"
         return entering if entering in self.kept and entering not in self.hooked else None
 
-    def _raw(self, name: str) -> Tensor:
-        activation = self.kept[name]
-        if version_of(activation) != self._versions[name]:
-            raise StaleCache(
-                f"{name!r} was edited in place since this lazy cache was made, so what follows from it cannot be "
-                "recomputed. Edit a clone."
-            )
-        return activation
+    def _comes_alone(self, name: str) -> bool:
+        # A pattern is formed for nobody else, and an optional point may change the shape of others.
+        return grows_with_the_square(name) or name not in self.names
 
-    def _recomputed(self, name: str, stretch: Stretch) -> dict[str, Tensor]:
-        """Run a stretch again, for `name` and what comes along within the budget."""
+    def _recomputed(self, name: str, stretch: Stretch, budget: int | None) -> dict[str, Tensor]:
+        """Run a stretch again, for `name` and what comes along: within the budget, or all of it."""
         entering = self.rerun.input_of(stretch)
-        residual = None if entering is None else self._raw(entering)
-        # A pattern is formed for nobody else, and an optional point may change the shape of others: they come alone.
-        alone = grows_with_the_square(name) or name not in self.names
+        residual = None if entering is None else self.kept[entering]
+        alone = self._comes_alone(name)
         recorder = self.presentation.recorder()
         recorder.stay_apart_from([residual])
-        left = self.budget
+        left = budget
 
         def record(activation: Tensor, hook: HookPoint) -> None:
             nonlocal left
-            if hook.name == name or activation.nbytes <= left:
+            if hook.name == name or left is None or activation.nbytes <= left:
                 recorder.activation(activation, hook)
-                left -= activation.nbytes
+                left = None if left is None else left - activation.nbytes
             if alone:
                 raise _Enough
 
         along = [name] if alone else [p for p in self._points_of(stretch) if not grows_with_the_square(p)]
+        hooks = [*self._replays(stretch), *((point, record) for point in along)]
         try:
-            hooks = [*self._replays(stretch), *((point, record) for point in along)]
             leaving = self.rerun.run(stretch, residual, self.kept.get("hook_pos_embed"), hooks)
         except _Enough:
             leaving = None
@@ -175,14 +207,14 @@ class RecomputedActivations(MutableMapping[str, Tensor]):
     def _replays(self, stretch: Stretch) -> list[tuple[str, Callable[..., Any]]]:
         """Hooks that give what hooks gave in the run."""
         hooked = [name for name in self.hooked if self.rerun.stretch_of(name) == stretch]
-        return [(name, _put_back(self._raw(name))) for name in hooked]
+        return [(name, _put_back(self.hooked[name])) for name in hooked]
 
     def _compare(self, leaving: Tensor, entered: Tensor, stretch: Stretch) -> None:
         kept = self._kept_as(f"blocks.{stretch}.hook_resid_post")
-        if kept is not None and differs(leaving, self._raw(kept), entered):
+        if kept is not None and differs(leaving, self.kept[kept], entered):
             raise StaleCache(
-                f"Layer {stretch} no longer computes what it did when this lazy cache was made: its weights were "
-                "edited (through .data?), or a hook came or went during that run. Run the model again."
+                f"Layer {stretch} does not compute again what it did when this lazy cache was made: something in it is "
+                "not the same twice (a module or a hook of torch's?). Keep everything: run_with_cache(..., lazy=False)."
             )
 
     def _remember(self, made: dict[str, Tensor], wanted: str) -> None:
@@ -191,8 +223,12 @@ class RecomputedActivations(MutableMapping[str, Tensor]):
         for name in wanted_last:
             self._recent[name] = made[name]
             self._recent.move_to_end(name)
+        self._forget(keep=1)
+
+    def _forget(self, keep: int) -> None:
+        """Let go what was read longest ago, until the rest is within the budget; the last `keep` stay in any case."""
         held = sum(activation.nbytes for activation in self._recent.values())
-        while held > self.budget and len(self._recent) > 1:
+        while held > self.budget and len(self._recent) > keep:
             held -= self._recent.popitem(last=False)[1].nbytes
 
     # The whole
@@ -211,18 +247,23 @@ class RecomputedActivations(MutableMapping[str, Tensor]):
         return self._with(lambda kept: kept, lambda given: given[0], self.rerun, presentation)
 
     def for_examples(self, batch_slice: Slice) -> RecomputedActivations:
-        """Return those of some examples; one alone is read without the batch dimension."""
+        """Return those of some examples; one alone is read without the batch dimension.
+
+        What has no axis for examples (experts see tokens) is left out, as it is of a full cache.
+        """
         one = batch_slice.mode == "int"
         with_dim = Slice([batch_slice.slice]) if one else batch_slice
 
         def pick(activation: Tensor) -> Tensor:
             return with_dim.apply(activation, dim=0).clone()  # the rest of the batch goes
 
-        mixed = [name for name, activation in self.kept.items() if len(activation) != self.n_examples]
+        mixed = [name for name in self.hooked if not has_batch_axis(name)]
         if mixed:
             raise BadInput(f"{mixed[0]!r} had hooks and mixes the examples of a batch: they cannot be taken apart.")
         presentation = replace(self.presentation, remove_batch_dim=self.presentation.remove_batch_dim or one)
-        return self._with(pick, batch_slice.apply, self.rerun.for_examples(pick), presentation)
+        some = self._with(pick, batch_slice.apply, self.rerun.for_examples(pick), presentation)
+        some.names = {name: None for name in some.names if has_batch_axis(name)}
+        return some
 
     def check(self) -> None:
         """Run every layer again, to see that the model computes what it did.
@@ -233,7 +274,7 @@ class RecomputedActivations(MutableMapping[str, Tensor]):
             If it does not.
         """
         for layer in self.rerun.layers:
-            residual = self._raw(f"blocks.{layer}.hook_resid_pre")
+            residual = self.kept[f"blocks.{layer}.hook_resid_pre"]
             leaving = self.rerun.run(layer, residual, self.kept.get("hook_pos_embed"), self._replays(layer))
             assert leaving is not None
             self._compare(leaving, residual, layer)
@@ -245,9 +286,11 @@ class RecomputedActivations(MutableMapping[str, Tensor]):
         rerun: Rerun,
         presentation: Presentation,
     ) -> RecomputedActivations:
-        kept = {name: change(self._raw(name)) for name in self.kept}
-        changed = RecomputedActivations(rerun, kept, self.hooked, list(self.names), presentation, self.budget)
+        kept = {name: change(activation) for name, activation in self.kept.items()}
+        hooked = {name: [change(each) for each in several] for name, several in self.hooked.items()}
+        changed = RecomputedActivations(rerun, kept, hooked, list(self.names), presentation, self.budget)
         changed._given = {name: change_given(activation) for name, activation in self._given.items()}
+        changed._deleted = set(self._deleted)
         return changed
 
 
@@ -255,5 +298,7 @@ class _Enough(Exception):
     """What is wanted has been recorded: the rest of the block need not run."""
 
 
-def _put_back(activation: Tensor) -> Callable[..., Tensor]:
-    return lambda computed, hook: activation.to(computed.device)
+def _put_back(activations: list[Tensor]) -> Callable[..., Tensor]:
+    """A hook that gives one after the other: some points are passed several times, by queries, keys and values."""
+    in_turn = iter(activations)
+    return lambda computed, hook: next(in_turn).to(computed.device)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import copy
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tl_widgets.cache.fingerprint import fingerprints
 from tl_widgets.errors import StaleCache
+from tl_widgets.hooks import bare_copy
 
 Stretch = int | str  # a layer's number, "embed" or "final"
 
@@ -24,17 +26,20 @@ _STRETCHES = {
     "ln_final": "final",
     "unembed": "final",
 }
-# They say which activations are formed: the same ones are formed again, whatever is asked for by then.
-_FLAGS = ("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in", "use_hook_tokens")
+# Recorders are put on one copy of the model: one reader at a time.
+ONE_AT_A_TIME = threading.RLock()
 
 
 class Rerun:
     """One forward pass, to be repeated in parts.
 
+    It runs on a copy of the model as it was, over the same weights: hooks, flags and modules of later do not count,
+    and nobody who runs the model meanwhile notices. Weights are checked, to the bit, wherever they are used again.
+
     Parameters
     ----------
     model
-        As it was in that pass; any change of weights, modules or config since is noticed.
+        As it is when the pass starts.
     tokens
         ``[batch, pos]``; None where the pass started from a residual stream.
     tokens_mask
@@ -56,16 +61,32 @@ class Rerun:
         layers: range,
         to_the_end: bool,
     ) -> None:
-        self.model = model
         self.tokens = tokens
         self.tokens_mask = tokens_mask
         self.past = past
         self.layers = layers
         self.to_the_end = to_the_end
-        self._autocast = _autocast_now(model.embed.W_E.device.type)
-        self._config = _what_matters(model.cfg)
-        self._flags = {flag: getattr(model.cfg, flag) for flag in _FLAGS}
-        self._weights = {stretch: _versions(self._modules(stretch)) for stretch in (*layers, "embed", "final")}
+        self.unsure: frozenset[Stretch] = frozenset()  # where hooks came and went during the pass
+        self._model = model
+        self._then = bare_copy(model, cfg=(model.cfg, copy.copy(model.cfg)))
+        self._then.setup()
+        device_type = next(model.parameters()).device.type
+        self._autocast = (device_type, torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type))
+        self.weights = {stretch: fingerprints(self._weights(self._then, stretch)) for stretch in self._stretches()}
+
+    def _stretches(self) -> list[Stretch]:
+        ends: list[Stretch] = [] if self.tokens is None else ["embed"]
+        return [*self.layers, *ends, *(["final"] if self.to_the_end else [])]
+
+    @property
+    def keeps_to_itself(self) -> bool:
+        """Whether no module edits activations in place."""
+        return self._then.keeps_to_itself()
+
+    @property
+    def points(self) -> dict[str, Any]:
+        """Hook points that can be recorded, by name."""
+        return self._then.hook_dict
 
     def stretch_of(self, name: str) -> Stretch | None:
         """Where in the pass the activation called `name` comes from; None if it came by no stretch that was run."""
@@ -90,7 +111,7 @@ class Rerun:
         pos_embed: Tensor | None,
         hooks: Iterable[tuple[str, Callable[..., Any]]],
     ) -> Tensor | None:
-        """Run `stretch` from the stored `residual`, with these hooks and none of the model's own.
+        """Run `stretch` from the stored `residual`, with these hooks and no others.
 
         `pos_embed` is what queries and keys read beside it under shortformer.
 
@@ -102,24 +123,31 @@ class Rerun:
         Raises
         ------
         StaleCache
-            If weights or config are not those of the pass.
+            If weights are not those of the pass.
         """
         self._check_unchanged(stretch)
-        model = self.model
-        with torch.no_grad(), self._autocast(), self._same_flags(), model.no_hooks():
-            for name, hook in hooks:
-                model.hook_dict[name].add_hook(hook)
-            if stretch == "embed":
-                return model.embed_tokens(self.tokens, model.attention_mask(self.tokens, self.tokens_mask, self.past))
-            assert residual is not None
-            if not isinstance(stretch, int):
-                model.to_logits(model.normalize(residual))
-                return None
-            residual = residual.to(next(model.blocks[stretch].parameters()).device)
-            mask = model.attention_mask(residual, self.tokens_mask, self.past)
-            if model.cfg.positional_embedding_type == "shortformer" and pos_embed is not None:
-                mask.pos_embed = pos_embed.to(residual.device)
-            return model.run_blocks(residual, mask, stretch, stretch + 1)
+        model = self._then
+        with ONE_AT_A_TIME, torch.no_grad(), torch.autocast(*self._autocast):
+            try:
+                for name, hook in hooks:
+                    model.hook_dict[name].add_hook(hook)
+                return self._run(stretch, residual, pos_embed)
+            finally:
+                model.remove_all_hook_fns()
+
+    def _run(self, stretch: Stretch, residual: Tensor | None, pos_embed: Tensor | None) -> Tensor | None:
+        model = self._then
+        if stretch == "embed":
+            return model.embed_tokens(self.tokens, model.attention_mask(self.tokens, self.tokens_mask, self.past))
+        assert residual is not None
+        if not isinstance(stretch, int):
+            model.to_logits(model.normalize(residual))
+            return None
+        residual = residual.to(next(model.blocks[stretch].parameters()).device)
+        mask = model.attention_mask(residual, self.tokens_mask, self.past)
+        if model.cfg.positional_embedding_type == "shortformer" and pos_embed is not None:
+            mask.pos_embed = pos_embed.to(residual.device)
+        return model.run_blocks(residual, mask, stretch, stretch + 1)
 
     def for_examples(self, pick: Callable[[Tensor], Tensor]) -> Rerun:
         """Return the same pass of some examples of the batch."""
@@ -131,73 +159,46 @@ class Rerun:
             other.past = self.past.for_examples(pick)
         return other
 
-    @contextmanager
-    def _same_flags(self) -> Iterator[None]:
-        cfg = self.model.cfg
-        today = {flag: getattr(cfg, flag) for flag in _FLAGS}
-        cfg.__dict__ |= self._flags
-        try:
-            yield
-        finally:
-            cfg.__dict__ |= today
+    # Weights
 
-    def _modules(self, stretch: Stretch) -> list[nn.Module]:
-        model = self.model
+    def _weights(self, model: Any, stretch: Stretch) -> list[Tensor]:
+        """What a stretch computes with; of the token embedding, the rows of the pass."""
+        modules: list[nn.Module | None]
         if stretch == "embed":
-            return [model.embed, getattr(model, "pos_embed", nn.Identity())]
-        return [model.ln_final, model.unembed] if stretch == "final" else [model.blocks[stretch]]
+            rows = model.embed.W_E[self.tokens] if hasattr(model.embed, "W_E") else None
+            modules = [getattr(model.embed, "ln", None), getattr(model, "pos_embed", None)]
+        else:
+            rows = None
+            # Tables of positions are the model's, and read by every layer.
+            tables = [getattr(model, "rotary", None), getattr(model, "rotary_local", None)]
+            modules = [model.blocks[stretch], *tables] if isinstance(stretch, int) else [model.ln_final, model.unembed]
+        found = [w for module in modules if module is not None for w in (*module.parameters(), *module.buffers())]
+        return found if rows is None else [rows, *found]
 
     def _check_unchanged(self, stretch: Stretch) -> None:
-        if _versions(self._modules(stretch)) != self._weights[stretch]:
-            where = f"layer {stretch}" if isinstance(stretch, int) else f"the {stretch} part"
+        where = f"layer {stretch}" if isinstance(stretch, int) else f"the {stretch} part"
+        if stretch in self.unsure:
+            raise StaleCache(
+                f"Hooks came or went in {where} while this lazy cache was made, so it cannot be run again as it was. "
+                "Attach them before the run, or keep everything: run_with_cache(..., lazy=False)."
+            )
+        then, now = self._weights(self._then, stretch), self._weights(self._model, stretch)
+        # Rows of the token embedding are picked anew each time.
+        same = len(then) == len(now) and all(a is b for a, b in zip(then, now, strict=True) if a.is_leaf or b.is_leaf)
+        if not same or fingerprints(then) != self.weights[stretch]:
             raise StaleCache(
                 f"The weights of {where} have changed since this lazy cache was made, so what they computed "
                 "then cannot be recomputed. Run the model again, or keep everything: run_with_cache(..., lazy=False)."
-            )
-        changed = [name for name, value in _what_matters(self.model.cfg).items() if self._config.get(name) != value]
-        if changed:
-            raise StaleCache(
-                f"The model's cfg.{changed[0]} has changed since this lazy cache was made, so its activations cannot "
-                "be recomputed. Set it back, or run the model again."
             )
 
 
 def differs(now: Tensor, then: Tensor, entered: Tensor) -> bool:
     """Whether a residual stream left a block otherwise than it did then, beyond rounding.
 
-    Edits through ``.data`` escape the weights' version counters, but not this. Half precision rounds away small writes
-    to a large stream, so there is nothing to be told from there.
+    Half precision rounds away small writes to a large stream, so there is nothing to be told from there.
     """
     if now.dtype not in (torch.float32, torch.float64):
         return False
     then, entered = then.to(now.device), entered.to(now.device)
     written = (then - entered).abs().mean()
     return bool((now - then).abs().mean() > 1e-3 * written + 1e-5 * then.abs().mean())
-
-
-def version_of(tensor: Tensor) -> int:
-    """How often `tensor` was edited in place; tensors of ``inference_mode`` do not count, and give 0."""
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _versions(modules: Iterable[nn.Module]) -> list[tuple[int, int, int]]:
-    return [
-        (id(weight), weight.data_ptr(), version_of(weight))
-        for module in modules
-        for weight in (*module.parameters(), *module.buffers())
-    ]
-
-
-def _what_matters(cfg: Any) -> Mapping[str, Any]:
-    return {
-        name: value
-        for name, value in cfg.to_dict().items()
-        if name not in _FLAGS and not (isinstance(value, float) and math.isnan(value))
-    }
-
-
-def _autocast_now(device_type: str) -> Callable[[], AbstractContextManager[Any]]:
-    if not torch.is_autocast_enabled(device_type):
-        return nullcontext
-    dtype = torch.get_autocast_dtype(device_type)
-    return lambda: torch.autocast(device_type, dtype)

@@ -17,7 +17,17 @@ FORMAT = "tl_widgets activation cache 1"
 # Told apart from an activation's name by the slash.
 _TOKENS, _MASK = "/tokens", "/mask"
 # What has to agree for a model to make sense of a cache.
-_SHAPE = ("n_layers", "n_heads", "n_key_value_heads", "d_model", "d_head", "d_mlp", "d_vocab")
+_SHAPE = (
+    "n_layers",
+    "n_heads",
+    "n_key_value_heads",
+    "d_model",
+    "d_head",
+    "d_mlp",
+    "d_vocab",
+    "normalization_type",
+    "positional_embedding_type",
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,8 @@ def write(saved: Saved, model: Any, path: str | os.PathLike[str]) -> None:
     from safetensors.torch import save_file
 
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise BadInput(f"{path} is a directory: give the name of a file in it.")
     if not path.parent.is_dir():
         raise BadInput(f"{path} cannot be written: there is no directory {path.parent}.")
     beside = {_TOKENS: saved.tokens, _MASK: saved.mask}
@@ -106,8 +118,11 @@ def read(path: str | os.PathLike[str], model: Any) -> Saved:
     )
 
 
+_NEEDED = {"kind", "model", "shape", "has_batch_dim", "about"}
+
+
 def _is_ours(metadata: dict[str, str]) -> bool:
-    return metadata.get("format") == FORMAT
+    return metadata.get("format") == FORMAT and metadata.keys() >= _NEEDED
 
 
 def _shape_of(model: Any) -> dict[str, Any]:

@@ -76,5 +76,17 @@ class Slice:
             return cls([int(slice_input)])
         return cls(slice_input)
 
+    def as_json(self) -> Any:
+        """What `from_json` makes this Slice of again."""
+        if isinstance(self.slice, slice):
+            ends = (self.slice.start, self.slice.stop, self.slice.step)
+            return {"slice": [None if end is None else int(end) for end in ends]}
+        return np.asarray(self.slice).tolist()
+
+    @classmethod
+    def from_json(cls, picked: Any) -> Slice:
+        """Return the Slice that `as_json` told of."""
+        return cls(slice(*picked["slice"])) if isinstance(picked, dict) else cls(picked)
+
     def __repr__(self) -> str:
         return f"Slice: {self.slice} Mode: {self.mode} "

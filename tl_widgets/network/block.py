@@ -5,12 +5,18 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from tl_widgets.config import HookedTransformerConfig
+from tl_widgets.errors import BadInput
 from tl_widgets.hooks import HookPoint, is_watched
 from tl_widgets.network.attention import build_attention
 from tl_widgets.network.masking import AttentionMask
 from tl_widgets.network.mlp import build_mlp
 from tl_widgets.network.norm import build_norm, build_post_norm
 from tl_widgets.network.rotary import Rotary
+
+NO_ATTN_IN = (
+    "hook_attn_in has one input for each head, but under grouped-query attention heads share keys and values: use "
+    "set_use_split_qkv_input(True)."
+)
 
 
 class TransformerBlock(nn.Module):
@@ -68,6 +74,8 @@ class TransformerBlock(nn.Module):
     def _attention(self, resid_pre: Tensor, mask: AttentionMask) -> Tensor:
         attn_in = resid_pre
         if self.cfg.use_attn_in or is_watched(self.hook_attn_in):
+            if self.cfg.n_kv_hooked != self.cfg.n_heads:
+                raise BadInput(NO_ATTN_IN)
             attn_in = self.hook_attn_in(_for_each_head(resid_pre, self.cfg.n_heads))
         split = (self.hook_q_input, self.hook_k_input, self.hook_v_input)
         if not (self.cfg.use_split_qkv_input or any(is_watched(point) for point in split)):

@@ -13,7 +13,7 @@ from tl_widgets.errors import BadInput
 from tl_widgets.hooks import HookedRootModule, HookPoint, is_altered
 from tl_widgets.math.activations import apply_softcap
 from tl_widgets.math.tensors import is_transformed
-from tl_widgets.network.block import TransformerBlock
+from tl_widgets.network.block import NO_ATTN_IN, TransformerBlock
 from tl_widgets.network.embed import Embed, PosEmbed, Unembed
 from tl_widgets.network.init import init_weights_
 from tl_widgets.network.masking import AttentionMask, Past
@@ -101,10 +101,7 @@ class Network(StackedWeights, HookedRootModule):
     def set_use_attn_in(self, use_attn_in: bool) -> None:
         """Whether each head reads an input of its own, ``hook_attn_in``; refused with grouped-query attention."""
         if use_attn_in and self.cfg.n_key_value_heads is not None:
-            raise BadInput(
-                "hook_attn_in has one input for each head, but under grouped-query attention heads share keys and "
-                "values: use set_use_split_qkv_input(True)."
-            )
+            raise BadInput(NO_ATTN_IN)
         self.cfg.use_attn_in = use_attn_in
 
     def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:

@@ -38,16 +38,27 @@ def draw(
     """
     import matplotlib.pyplot as plt
 
+    names = [name for name, _ in axes]
     if values.ndim == 0 or values.ndim > 3:
-        names = ", ".join(name for name, _ in axes)
-        raise BadInput(f"A figure shows one to three axes, not {values.ndim} ({names}): select first, as in result[0].")
+        raise BadInput(
+            f"A figure shows one to three axes, not {values.ndim} ({', '.join(names)}): "
+            f"select first, {_selecting(names)}."
+        )
     if values.ndim == 3 and len(values) > _MOST_PANELS:
-        raise BadInput(f"{len(values)} panels, one for each {axes[0][0]}, are too many: select some, as in result[:4].")
+        example = _selecting(names) if "batch" in names else "as in result[:4]"
+        raise BadInput(f"{len(values)} panels, one for each {names[0]}, are too many: select some, {example}.")
     figure = _bars(plt, values, axes[0], quantity) if values.ndim == 1 else _maps(plt, values, axes, quantity, texts)
     if title is not None:
         figure.suptitle(title)
     plt.close(figure)  # else a notebook shows it a second time, by itself
     return figure
+
+
+def _selecting(names: list[str]) -> str:
+    """How to have an axis less: one prompt of a batch, if there is one."""
+    if "batch" not in names:
+        return "as in result[0]"
+    return f"one prompt, as in result[{':, ' * names.index('batch')}0]"
 
 
 def _bars(plt: Any, values: np.ndarray, axis: Axis, quantity: str) -> Figure:

@@ -22,8 +22,8 @@ def position_labels(cache: ActivationCache, n_pos: int, pos_slice: Slice | Slice
     """
     if cache.tokens is None or len(cache.tokens) != 1 or getattr(cache.model, "tokenizer", None) is None:
         return {}
-    picked = np.atleast_1d(Slice.unwrap(pos_slice).apply(cache.tokens[0]).cpu().numpy())
-    # Positions that were picked when the cache was made are not known by now.
+    held = cache.positions.apply(cache.tokens[0])
+    picked = np.atleast_1d(Slice.unwrap(pos_slice).apply(held).cpu().numpy())
     return {"pos": cache.model.to_str_tokens(picked)} if len(picked) == n_pos else {}
 
 

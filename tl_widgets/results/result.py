@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,10 +93,22 @@ class Result:
         labels = dict(self.axis_labels)
         if values.ndim < self.values.ndim:
             labels.pop(axis, None)
-            return Result(values, self.axes[:number] + self.axes[number + 1 :], labels, self.quantity)
+            return self._with(values, self.axes[:number] + self.axes[number + 1 :], labels)
         if axis in labels:
             labels[axis] = [labels[axis][i] for i in torch.arange(len(labels[axis]))[index].tolist()]
-        return Result(values, self.axes, labels, self.quantity)
+        return self._with(values, self.axes, labels)
+
+    def __len__(self) -> int:
+        """Entries of the first axis."""
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The entries of the first axis: smaller results, or numbers."""
+        return (self[i] for i in range(len(self)))
+
+    def __contains__(self, label: object) -> bool:
+        """Whether there is such a label, joined ones too; values are asked for in `values`."""
+        return label in self._names()
 
     def _place_of(self, label: str) -> dict[str, int]:
         """Where a label is: on one axis, or on two whose labels it joins (``"L5H1"``)."""
@@ -162,19 +176,33 @@ class Result:
         axes = [(axis, shown.axis_labels.get(axis)) for axis in shown.axes]
         return draw(shown.values.detach().float().cpu().numpy(), axes, self.quantity, title, texts)
 
-    # Arithmetic, between results of one shape or with a number
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        values = self.values.detach().cpu()
+        # numpy has no bfloat16.
+        array = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+        return np.array(array, dtype, copy=True) if copy else np.asarray(array, dtype)
+
+    # Arithmetic, between results of one shape, with a tensor or array of that shape, or with a number
+
+    __array_priority__ = 1000  # numpy leaves ``array - result`` to the result
 
     def _combined(self, other: Any, operation: Any) -> Result:
         if isinstance(other, Result):
             if other.axes != self.axes or other.values.shape != self.values.shape:
                 raise BadInput(f"{self._shape()} and {other._shape()} do not go together.")
             other = other.values.to(self.values.device)
+        elif isinstance(other, (Tensor, np.ndarray, np.number)):
+            other = torch.as_tensor(other, device=self.values.device)
+            if other.ndim and other.shape != self.values.shape:
+                raise BadInput(f"{self._shape()} and a tensor {list(other.shape)} do not go together.")
         elif not isinstance(other, (int, float)):
             return NotImplemented
-        return self._with(operation(self.values, other))
+        return self._with(operation(self.values, other), self.axes, self.axis_labels)
 
-    def _with(self, values: Tensor) -> Result:
-        return Result(values, self.axes, self.axis_labels, self.quantity)
+    def _with(self, values: Tensor, axes: tuple[str, ...], axis_labels: dict[str, list[str]]) -> Result:
+        """What is made of this result: of its kind as long as it has the axes of its kind."""
+        kind = type(self) if axes == self.axes else Result
+        return kind(values, axes, axis_labels, self.quantity)
 
     def __add__(self, other: Any) -> Result:
         return self._combined(other, torch.add)
@@ -188,12 +216,20 @@ class Result:
     def __truediv__(self, other: Any) -> Result:
         return self._combined(other, torch.div)
 
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __rsub__(self, other: Any) -> Result:
+        return self._combined(other, lambda values, other: other - values)
+
+    def __rtruediv__(self, other: Any) -> Result:
+        return self._combined(other, lambda values, other: other / values)
+
     def __neg__(self) -> Result:
-        return self._with(-self.values)
+        return self * -1
 
     def abs(self) -> Result:
         """The same without signs."""
-        return self._with(self.values.abs())
+        return self._with(self.values.abs(), self.axes, self.axis_labels)
 
     # For the eye
 

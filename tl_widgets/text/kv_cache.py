@@ -182,8 +182,13 @@ class HookedTransformerKeyValueCache:
         return self._mask.followed_by(attention_mask) if self.frozen else self._mask.append(attention_mask)
 
     def snapshot(self) -> HookedTransformerKeyValueCache:
-        """Return a frozen cache of what is here now; the memory is shared, and additions to this one leave it alone."""
-        return self._of_each(lambda past: past)
+        """Return a frozen copy of what is here now."""
+        return self._of_each(torch.clone)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of keys and values."""
+        return sum(entry.past_keys.nbytes + entry.past_values.nbytes for entry in self.entries)
 
     def for_examples(self, pick: Callable[[Tensor], Tensor]) -> HookedTransformerKeyValueCache:
         """Return a frozen cache of some of the sequences: `pick` takes them from a tensor's first dimension."""

@@ -18,6 +18,7 @@ _SENTENCE = (
 )
 # Tokens that nearly every vocabulary has and that are neither special nor single bytes.
 _ORDINARY_TOKENS = (100, 20000)
+_SUBSEQ_LEN = 384
 
 
 @torch.no_grad()
@@ -91,7 +92,7 @@ def induction_loss(
     model: Any,
     tokenizer: Any = None,
     batch_size: int = 4,
-    subseq_len: int = 384,
+    subseq_len: int | None = None,
     prepend_bos: bool | None = None,
     device: Any = None,
 ) -> Tensor:
@@ -102,7 +103,8 @@ def induction_loss(
     tokenizer
         Whose BOS stands first; None is the model's own.
     batch_size, subseq_len
-        So many rows of ``2 * subseq_len`` tokens, drawn by torch's global generator.
+        So many rows of ``2 * subseq_len`` tokens, drawn by torch's global generator; by default 384, or what fits
+        the context.
     prepend_bos
         Put BOS in the place of each row's first token; None is the model's default.
     device
@@ -121,6 +123,7 @@ def induction_loss(
     tensor(True)
     """
     n_ctx, d_vocab = model.cfg.n_ctx, model.cfg.d_vocab
+    subseq_len = min(_SUBSEQ_LEN, n_ctx // 2) if subseq_len is None else subseq_len
     if not 2 <= subseq_len <= n_ctx // 2:
         raise BadInput(f"subseq_len is 2 to {n_ctx // 2}, as twice so many tokens fill the context; not {subseq_len}.")
     low, high = _ORDINARY_TOKENS
