@@ -390,6 +390,15 @@ def test_a_prepared_run_serves_many_sweeps():
         torch.testing.assert_close(values, function(model, CORRUPTED, clean, everywhere, progress=False))
 
 
+def test_masks_of_long_prompts_are_not_all_kept(monkeypatch):
+    model, clean = prepared(GPT2_LIKE)
+    monkeypatch.setattr("tl_widgets.patching.corrupted._MASK_CELLS", 30)
+    run = CorruptedRun(model, CORRUPTED)
+    arguments = (clean, everywhere, SITES["z"], "z", indices_of("z"))
+    torch.testing.assert_close(swept(model, run, *arguments), naively(model, CORRUPTED, *arguments), **CLOSE)
+    assert len(run._masks) <= 2
+
+
 def test_every_door_leads_to_the_end_of_the_block():
     model = HookedTransformer(GPT2_LIKE)
     run = CorruptedRun(model, CORRUPTED)

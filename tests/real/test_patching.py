@@ -44,7 +44,8 @@ def test_sweeps_agree_with_hooked_passes(ioi, setter, name, indices):
 def test_the_answer_moves_from_the_second_name_to_the_last_position(ioi):
     model, corrupted, clean, metric, clean_value = ioi
     values = patching.get_act_patch_resid_pre(model, corrupted, clean, metric, progress=False)
-    baseline = float(metric(model(corrupted)))
+    with torch.no_grad():
+        baseline = float(metric(model(corrupted)))
     restored = (values - baseline) / (clean_value - baseline)
     parting = patching.CorruptedRun(model, corrupted).parted_from(clean)
     assert (values[:, :parting] == values[0, 0]).all() and abs(restored[0, 0]) < 1e-4
