@@ -13,11 +13,13 @@ from torch import Tensor
 
 from tl_widgets.cache import get_act_name
 from tl_widgets.errors import BadInput, unknown
+from tl_widgets.patching.ablations import ABLATIONS, Made
 from tl_widgets.patching.corrupted import CorruptedRun
 from tl_widgets.patching.functions import shown
 from tl_widgets.patching.indices import places, sizes_of
-from tl_widgets.patching.metrics import AnswerLogit, AnyMetric, LogitDiff, Metric, number
+from tl_widgets.patching.metrics import AnyMetric, Metric, number
 from tl_widgets.patching.places import TOGETHER, index_of, setter_of
+from tl_widgets.patching.prompts import check_alike, mask_of, metric_of, run_of
 from tl_widgets.patching.result import Baselines, PatchingResult
 from tl_widgets.patching.setters import PatchSetter
 from tl_widgets.patching.sweep import Finished, sweep
@@ -79,10 +81,10 @@ class PatchingPair:
     ) -> None:
         self.model = model
         self.progress = progress
-        self.clean = _run(model, clean, prepend_bos)
-        self.corrupted = _run(model, corrupted, prepend_bos)
-        _check_alike(model, self.clean, self.corrupted)
-        self.metric = _metric(model, self.clean, answer, wrong) if metric is None else metric
+        self.clean = run_of(model, clean, prepend_bos)
+        self.corrupted = run_of(model, corrupted, prepend_bos)
+        check_alike(model, self.clean, self.corrupted)
+        self.metric = metric_of(model, self.clean, answer, wrong) if metric is None else metric
         self.baselines = Baselines(*(_measured(self.metric, run.logits) for run in (self.clean, self.corrupted)))
 
     # Sweeps
@@ -148,11 +150,11 @@ class PatchingPair:
         place, by, normalised, metric, batch_size, executor
             As in `patch`.
         """
-        if value not in _ABLATIONS:
-            raise unknown("value", value, _ABLATIONS)
+        if value not in ABLATIONS:
+            raise unknown("value", value, ABLATIONS)
         if value == "mean" and place in ("pattern", "head_all"):
             raise BadInput("A mean over positions makes no pattern: ablate z by mean, or patterns by value='zero'.")
-        source = _Made(self.clean.cache, _ABLATIONS[value], self.clean.tokens_mask)
+        source = Made(self.clean.cache, ABLATIONS[value], self.clean.tokens_mask)
         return self._sweep(place, by, "noise", source, f"by {value}", normalised, metric, batch_size, executor)
 
     def measure(
@@ -211,7 +213,7 @@ class PatchingPair:
         source = other.cache
         hooks = [self._hook(place, index, source) for place, index in where]
         with torch.no_grad(), self.model.hooks(hooks):
-            logits = self.model(run.tokens, attention_mask=_mask_of(run))
+            logits = self.model(run.tokens, attention_mask=mask_of(run))
         values = _measured(metric, logits)
         text = f"{len(where)} places together, {_DIRECTIONS[direction]}"
         return PatchingResult(values, (), {}, self._baselines(metric), text, normalised=normalised)
@@ -356,87 +358,6 @@ class PatchingPair:
 
 
 _DIRECTIONS = {"denoise": "into the corrupted run", "noise": "into the clean run"}
-
-
-_Make = Callable[[Tensor, "Tensor | None"], Tensor]
-
-
-class _Made(Mapping[Any, Tensor]):
-    """Activations made from those of a cache, when they are read."""
-
-    def __init__(self, cache: Mapping[Any, Tensor], make: _Make, mask: Tensor | None) -> None:
-        self._cache, self._make, self._mask = cache, make, mask
-
-    def __getitem__(self, name: Any) -> Tensor:
-        return self._make(self._cache[name], self._mask)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._cache)
-
-    def __len__(self) -> int:
-        return len(self._cache)
-
-
-def _zero(activation: Tensor, mask: Tensor | None) -> Tensor:
-    return torch.zeros_like(activation)
-
-
-def _mean(activation: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over prompts and positions (of real tokens), everywhere."""
-    rows = activation.flatten(0, 1) if mask is None else activation[mask.to(activation.device).bool()]
-    return rows.mean(0).expand_as(activation)
-
-
-_ABLATIONS = {"zero": _zero, "mean": _mean}
-
-
-def _run(model: Any, prompts: Any, prepend_bos: bool | None) -> CorruptedRun:
-    batch = model.read(prompts, prepend_bos)
-    return CorruptedRun(model, batch.tokens, batch.mask)
-
-
-def _mask_of(run: CorruptedRun) -> Tensor:
-    return torch.ones_like(run.tokens) if run.tokens_mask is None else run.tokens_mask
-
-
-def _check_alike(model: Any, clean: CorruptedRun, corrupted: CorruptedRun) -> None:
-    """Raise unless the runs go together token by token; the error shows where they do not."""
-    if clean.batch != corrupted.batch:
-        raise BadInput(f"There are {clean.batch} clean prompts and {corrupted.batch} corrupted ones: give as many.")
-    for example in range(clean.batch):
-        rows = [
-            [token_text(model, int(token)) for token in run.tokens[example][_mask_of(run)[example].bool()]]
-            for run in (clean, corrupted)
-        ]
-        if len(rows[0]) == len(rows[1]):
-            continue
-        parts = next((i for i, (a, b) in enumerate(zip(*rows, strict=False)) if a != b), min(map(len, rows)))
-        which = f" of pair {example}" if clean.batch > 1 else ""
-        shown = "\n".join(
-            f"  {name:9} ({len(row):2})  {'|'.join(row[:parts])}  >>>  {'|'.join(row[parts:])}"
-            for name, row in zip(("clean", "corrupted"), rows, strict=True)
-        )
-        raise BadInput(f"The prompts{which} have to be of one length, token by token; they part at >>>:\n{shown}")
-    if clean.tokens.shape != corrupted.tokens.shape:
-        raise BadInput(f"Padded, the prompts are {list(clean.tokens.shape)} and {list(corrupted.tokens.shape)}.")
-
-
-def _metric(model: Any, clean: CorruptedRun, answer: Any, wrong: Any) -> Metric:
-    if answer is None:
-        raise BadInput("Say what to measure: answer= (and wrong=), or a metric=.")
-    last = clean.n_pos - 1 - _mask_of(clean).flip(-1).argmax(-1)  # the last token that is no padding
-    right = _ids(model, "answer", answer, clean.batch)
-    return (
-        AnswerLogit(right, last) if wrong is None else LogitDiff(right, _ids(model, "wrong", wrong, clean.batch), last)
-    )
-
-
-def _ids(model: Any, name: str, given: Any, batch: int) -> Tensor:
-    given = given.flatten().tolist() if isinstance(given, Tensor) else given
-    many = [given] if isinstance(given, (str, int)) else list(given)
-    if len(many) not in (1, batch):
-        raise BadInput(f"{name} has {len(many)} tokens for {batch} pairs: give one, or one for each.")
-    return torch.tensor([model.to_single_token(each) if isinstance(each, str) else int(each) for each in many])
 
 
 def _measured(metric: AnyMetric, logits: Tensor) -> Tensor:
