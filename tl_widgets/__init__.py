@@ -7,7 +7,7 @@
 torch.Size([1, 4, 3, 3])
 """
 
-from tl_widgets import utils
+from tl_widgets import patching, utils
 from tl_widgets.analysis import (
     Comparison,
     DirectLogitAttribution,
@@ -66,6 +66,7 @@ __all__ = [
     "head_scores",
     "logit_lens",
     "options",
+    "patching",
     "top_neurons",
     "train",
     "utils",

@@ -131,30 +131,52 @@ class AbstractAttention(nn.Module):
             That of the whole pass; called on its own, the mask of padding ``[batch, pos]`` or none.
         """
         mask = AttentionMask.unwrap(attention_mask, self.cfg, query_input)
+        q, k, v = self.project(query_input, key_input, value_input)
+        q, k, v = self.place(q, k, v, mask.positions, mask.positions)
+        if mask.past is not None:
+            # Turned already, so that the past is not turned again for every token; `hook_rot_k` sees all of it.
+            k, v = self._continue(mask, k, v)
+        if self._rotary[0] is not None:
+            k = self.hook_rot_k(k)
+        return self.write(self.attend(q, k, v, mask))
+
+    # The steps of a pass, for who goes through them with other positions or heads than a whole pass has
+
+    def project(self, query_input: Tensor, key_input: Tensor, value_input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values as `hook_q`, `hook_k` and `hook_v` see them, ``[batch, pos, head, d_head]``."""
         W_K, b_K, W_V, b_V = self._key_value_parameters()
         q = self.hook_q(_into_heads(query_input, self.W_Q, self.b_Q))
         k = self.hook_k(self._as_hooked(_into_heads(key_input, W_K, b_K)))
         v = self.hook_v(self._as_hooked(_into_heads(value_input, W_V, b_V)))
+        return q, k, v
+
+    def place(
+        self, q: Tensor, k: Tensor, v: Tensor, query_positions: Tensor, key_positions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values as scores and sums are made of them: normed, clipped, turned by position.
+
+        Positions are ``[batch or 1, pos]``; queries may be at others than keys.
+        """
         if self.cfg.use_qk_norm:
             q, k = _by_vector(self.q_norm, q), _by_vector(self.k_norm, k)
         if self.cfg.clip_qkv is not None:
             q, k, v = (x.clamp(-self.cfg.clip_qkv, self.cfg.clip_qkv) for x in (q, k, v))
         (rotary,) = self._rotary
         if rotary is not None:
-            q = self.hook_rot_q(rotary(q, mask.positions))
-            k = rotary(k, mask.positions)
-        if mask.past is not None:
-            # Turned already, so that the past is not turned again for every token; `hook_rot_k` sees all of it.
-            k, v = self._continue(mask, k, v)
-        if rotary is not None:
-            k = self.hook_rot_k(k)
+            q = self.hook_rot_q(rotary(q, query_positions))
+            k = rotary(k, key_positions)
+        return q, k, v
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
+        """What each head gathers, ``[batch, query_pos, head, d_head]``, from what `place` returns."""
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [batch, head, pos, d_head]
-        if self._pattern_is_needed():
-            z = self._attend_in_steps(q, k, v, mask)
-        else:
-            z = self._attend_fused(q, k, v, mask)
-        return self._write(self.hook_z(_editable(self.hook_z, z.transpose(1, 2))))
+        attend = self._attend_in_steps if self._pattern_is_needed() else self._attend_fused
+        return self.hook_z(_editable(self.hook_z, attend(q, k, v, mask).transpose(1, 2)))
+
+    def gather(self, pattern: Tensor, v: Tensor) -> Tensor:
+        """What each head gathers by a pattern ``[batch, head, query_pos, key_pos]``: `attend`, from its middle on."""
+        z = pattern.to(v.dtype) @ self._for_every_head(v.transpose(1, 2))
+        return self.hook_z(z.transpose(1, 2))
 
     def _continue(self, mask: AttentionMask, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the past before those of this pass, ``[batch, key_pos, kv_head, d_head]``."""
@@ -235,8 +257,8 @@ class AbstractAttention(nn.Module):
         repeats = self.cfg.n_heads // keys_or_values.shape[1]
         return keys_or_values if repeats == 1 else keys_or_values.repeat_interleave(repeats, dim=1)
 
-    def _write(self, z: Tensor) -> Tensor:
-        """``[batch, pos, head, d_head]`` -> ``[batch, pos, d_model]``."""
+    def write(self, z: Tensor) -> Tensor:
+        """What heads gathered into the residual stream: ``[batch, pos, head, d_head]`` -> ``[batch, pos, d_model]``."""
         if self.cfg.use_attn_result or is_watched(self.hook_result):
             by_head = z.flatten(0, 1).transpose(0, 1) @ self.W_O  # [head, batch * pos, d_model]
             result = by_head.transpose(0, 1).unflatten(0, z.shape[:2])

@@ -51,18 +51,25 @@ class TransformerBlock(nn.Module):
         """Run the block; on its own, with the mask of padding ``[batch, pos]`` or none."""
         mask = AttentionMask.unwrap(attention_mask, self.cfg, resid_pre)
         resid_pre = self.hook_resid_pre(resid_pre)
-        attn_out = self._attention(resid_pre, mask)
+        return self.after_attention(resid_pre, self.as_added(self._attention(resid_pre, mask)))
+
+    def as_added(self, written: Tensor) -> Tensor:
+        """What attention wrote -> what is added to the stream, `hook_attn_out`: post-normed, where there is one."""
         if self.cfg.use_normalization_before_and_after:
-            attn_out = self.ln1_post(attn_out)
-        attn_out = self.hook_attn_out(attn_out)
+            written = self.ln1_post(written)
+        return self.hook_attn_out(written)
+
+    def after_attention(self, resid_pre: Tensor, attn_out: Tensor) -> Tensor:
+        """The block from `hook_attn_out` on; it looks at each position alone."""
         if self.cfg.attn_only:
-            resid_post = resid_pre + attn_out
-        elif self.cfg.parallel_attn_mlp:
-            resid_post = resid_pre + attn_out + self.hook_mlp_out(self._mlp(resid_pre))
-        else:
-            resid_mid = self.hook_resid_mid(resid_pre + attn_out)
-            resid_post = resid_mid + self.hook_mlp_out(self._mlp(resid_mid))
-        return self.hook_resid_post(resid_post)
+            return self.hook_resid_post(resid_pre + attn_out)
+        if self.cfg.parallel_attn_mlp:
+            return self.hook_resid_post(resid_pre + attn_out + self.hook_mlp_out(self._mlp(resid_pre)))
+        return self.after_mid(self.hook_resid_mid(resid_pre + attn_out))
+
+    def after_mid(self, resid_mid: Tensor) -> Tensor:
+        """The block from `hook_resid_mid` on, where the MLP follows attention."""
+        return self.hook_resid_post(resid_mid + self.hook_mlp_out(self._mlp(resid_mid)))
 
     def _attention(self, resid_pre: Tensor, mask: AttentionMask) -> Tensor:
         attn_in = resid_pre

@@ -144,12 +144,16 @@ class Result:
 
         With ``by="size"`` the sign does not count.
         """
+        return [(self._described(place), value) for place, value in self.strongest(k, by)]
+
+    def strongest(self, k: int, by: str = "value") -> list[tuple[int, float]]:
+        """Return the same by number, counted through the flattened values."""
         if by not in ("value", "size"):
             raise unknown("order", by, ("value", "size"))
         values = self.values.detach().float().flatten().cpu()
         keys = (values.abs() if by == "size" else values).nan_to_num(nan=-torch.inf)
         order = keys.argsort(descending=True, stable=True)[:k].tolist()
-        return [(self._described(i), values[i].item()) for i in order if not values[i].isnan()]
+        return [(place, values[place].item()) for place in order if not values[place].isnan()]
 
     def _described(self, flat: int) -> str:
         where = torch.unravel_index(torch.tensor(flat), self.values.shape)
