@@ -25,6 +25,7 @@ from tl_widgets.analysis import (
     train,
 )
 from tl_widgets.cache import ActivationCache, LazyActivationCache
+from tl_widgets.compat import add_modules, as_transformer_lens
 from tl_widgets.config import HookedTransformerConfig
 from tl_widgets.display import options
 from tl_widgets.hooks import HookedRootModule, HookPoint
@@ -39,6 +40,8 @@ from tl_widgets.text import (
 from tl_widgets.transformer import HookedTransformer
 
 __version__ = "0.1.0"
+
+add_modules(__name__)  # `tl_widgets.hook_points` and its kin, for code whose import alone is renamed
 
 __all__ = [
     "ActivationCache",
@@ -59,6 +62,7 @@ __all__ = [
     "TopNeurons",
     "TransformerLensKeyValueCache",
     "TransformerLensKeyValueCacheEntry",
+    "as_transformer_lens",
     "attention_entropy",
     "compare_with_hf",
     "component_norms",

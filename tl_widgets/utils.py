@@ -19,6 +19,7 @@ from tl_widgets.math.activations import apply_softcap, gelu_fast, gelu_new, soft
 from tl_widgets.math.composition import composition_scores
 from tl_widgets.math.losses import lm_accuracy, lm_cross_entropy_loss
 from tl_widgets.math.slice import Slice
+from tl_widgets.math.slice import SliceInput as SliceInput
 from tl_widgets.math.tensors import (
     check_structure,
     get_corner,
