@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformer_lens
 
 from tests.engine.oracle import GPT2_LIKE, LLAMA_LIKE, pair
 from tl_widgets import HookedRootModule, HookedTransformer, HookPoint
@@ -359,3 +360,31 @@ def test_hooks_of_the_wrong_form(model, hooks, message):
     with pytest.raises(TypeError, match=message):
         model.run_with_hooks(TOKENS, fwd_hooks=hooks)
     assert hooks_left(model) == []
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_hooks_see_another_form_where_asked_to(returns):
+    class Doubled:
+        def convert(self, x):
+            return x * 2
+
+        def revert(self, x):
+            return x / 2
+
+    def run(point, calls):
+        point.name = "hook"
+        point.enable_reshape(Doubled())
+        point.add_hook(lambda x, hook: calls.append(x.tolist()) or (x + 1 if returns else None))
+        point.add_hook(lambda grad, hook: calls.append(grad.tolist()), dir="bwd")
+        x = torch.ones(2, requires_grad=True)
+        out = point(x)
+        out.sum().backward()
+        return out.tolist()
+
+    ours, theirs = [], []
+    assert run(HookPoint(), ours) == run(transformer_lens.hook_points.HookPoint(), theirs)
+    assert ours == theirs
+    model = HookedTransformer(GPT2_LIKE)
+    model.hook_embed.enable_reshape(Doubled())
+    with pytest.raises(ValueError, match="in another form"):
+        model.run_with_cache([[1, 2]], lazy=True)

@@ -28,7 +28,6 @@ ON_PURPOSE = {
         for method in ("hooks", "run_with_hooks")
         for hooks in ("fwd_hooks", "bwd_hooks")
     },
-    "HookPoint.enable_reshape": "for the bridge to transformers' own modules, which is not part of this API",
     "HookedTransformer.list_hooks": "not in the reference page; hooks are read from each point's fwd_hooks",
     "HookedRootModule.list_hooks": "not in the reference page; hooks are read from each point's fwd_hooks",
     "utils.download_file_from_hf cache_dir": "None is the same directory, looked up at each call",

@@ -195,6 +195,9 @@ def run_lazily(
     """
     if remove_batch_dim and len(arguments["input"]) != 1:
         raise BadInput(f"remove_batch_dim=True needs a batch of one, but this is a batch of {len(arguments['input'])}.")
+    reshaped = [name for name, point in model.hook_dict.items() if point.hook_conversion is not None]
+    if reshaped:
+        raise BadInput(f"Hooks see {reshaped[0]!r} in another form (enable_reshape): nothing can be run from that.")
     computed = model.computed_points()
     hooked = _hooked(model)
     entering = {rerun.input_of(stretch) for stretch in (*rerun.layers, "final")} if rerun.layers else set()

@@ -51,18 +51,19 @@ class HookPoint(nn.Module):
         self.ctx: dict = {}
         self.fwd_hooks: list[Hook] = []
         self.bwd_hooks: list[Hook] = []
+        self.hook_conversion: Any = None  # see `enable_reshape`
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the hooks, if there are any, on the activation `x`."""
         for hook in tuple(self.fwd_hooks):  # a copy: hooks may add or remove hooks
-            result = hook.fn(x, hook=self)
+            result = hook.fn(self._as_hooks_see(x), hook=self)
             if result is not None:
                 if not isinstance(result, Tensor):
                     raise BadType(
                         f"The hook {hook.fn!r} at {self.name} returned {type(result).__name__}: a hook returns a "
                         "tensor that replaces the activation, or None."
                     )
-                x = result
+                x = self._as_the_model_does(result)
         if self.bwd_hooks and x.requires_grad:
             # Of what goes on from here, after the forward hooks; and a view of its own, so that points which share
             # one tensor (resid_post, the next resid_pre) stay apart in the backward pass.
@@ -72,12 +73,43 @@ class HookPoint(nn.Module):
 
     def _run_backward(self, grad: Tensor) -> Tensor:
         for hook in tuple(self.bwd_hooks):
-            result = hook.fn(grad, hook=self)
+            result = hook.fn(self._as_hooks_see(grad), hook=self)
             if isinstance(result, tuple):  # the field's backward hooks may return torch's (grad,)
                 result = result[0]
             if result is not None:
-                grad = result
+                grad = self._as_the_model_does(result)
         return grad
+
+    def enable_reshape(self, hook_conversion: Any = None) -> None:
+        """Let hooks see the activation in another form; None shows it as it is again.
+
+        Parameters
+        ----------
+        hook_conversion
+            With ``convert(activation)``, what hooks see, and ``revert(returned)``, what becomes of what they return.
+
+        Examples
+        --------
+        >>> import torch
+        >>> class Flat:
+        ...     def convert(self, x):
+        ...         return x.flatten(-2)
+        ...     def revert(self, x):
+        ...         return x.unflatten(-1, (2, 3))
+        >>> point = HookPoint()
+        >>> point.enable_reshape(Flat())
+        >>> point.add_hook(lambda x, hook: print(x.shape))
+        >>> point(torch.ones(2, 3)).shape
+        torch.Size([6])
+        torch.Size([2, 3])
+        """
+        self.hook_conversion = hook_conversion
+
+    def _as_hooks_see(self, x: Tensor) -> Tensor:
+        return x if self.hook_conversion is None else self.hook_conversion.convert(x)
+
+    def _as_the_model_does(self, x: Tensor) -> Tensor:
+        return x if self.hook_conversion is None else self.hook_conversion.revert(x)
 
     def _hooks(self, dir: Direction) -> list[Hook]:
         if dir not in ("fwd", "bwd"):
