@@ -45,7 +45,9 @@ def test_a_slice_does_what_indexing_does(given_slice, dim):
 @given(st.data())
 def test_hooks_leave_nothing_behind_wherever_one_raises(data):
     model = MODELS[data.draw(st.sampled_from(sorted(MODELS)))]
-    names = data.draw(st.lists(st.sampled_from(sorted(model.hook_dict)), min_size=1, max_size=5))
+    # Heads that share keys have no inputs of their own: a hook there is refused, which has a test of its own.
+    points = [name for name in model.hook_dict if not (model.cfg.n_key_value_heads and name.endswith("hook_attn_in"))]
+    names = data.draw(st.lists(st.sampled_from(sorted(points)), min_size=1, max_size=5))
     fails = data.draw(st.sampled_from(names))
 
     def hook(x, hook):

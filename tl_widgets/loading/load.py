@@ -47,9 +47,11 @@ def _copy(tensor: Tensor, parameter: Tensor) -> None:
     if parameter.ndim == 2 and not parameter.is_contiguous():
         # Torch transposes in blocks, four times as fast, where the destination is the one in order.
         tensor, parameter = tensor.T, parameter.T
+    if tensor.dtype == parameter.dtype or tensor.ndim == 0:
+        parameter.copy_(tensor)
+        return
     # Between dtypes it does not: there a strip of columns at a time fits the processor's caches.
-    columns = _COLUMNS if tensor.dtype != parameter.dtype else max(1, tensor.shape[-1])
-    for strip, into in zip(tensor.split(columns, -1), parameter.split(columns, -1), strict=True):
+    for strip, into in zip(tensor.split(_COLUMNS, -1), parameter.split(_COLUMNS, -1), strict=True):
         into.copy_(strip)
 
 
