@@ -150,23 +150,22 @@ def from_directory(folder: Path, name: str | None = None) -> Source:
             f"{folder} has no config.json: it holds no model of transformers, and none that save_pretrained left."
         )
     try:
-        config, architecture = _config(folder)
+        config, architecture, theirs = _config(folder)
     except (ValueError, KeyError, OSError) as error:
         raise CannotLoad(f"The config.json of {folder} could not be read: {error}") from error
     tensors = SafetensorsFiles(folder)
-    theirs = None if architecture == saved.ARCHITECTURE else folder
     return Source(name or folder.name, config, tensors, lambda: _tokenizer(folder), architecture, theirs)
 
 
-def _config(folder: Path) -> tuple[Any, str | None]:
-    """Return a directory's config, and the architecture that it names."""
+def _config(folder: Path) -> tuple[Any, str | None, Path | None]:
+    """Return a directory's config, the architecture that it names, and the directory, if transformers can load it."""
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if written.get("architectures") == [saved.ARCHITECTURE]:
-        return written, saved.ARCHITECTURE
+        return written, saved.ARCHITECTURE, None
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    return config, next(iter(config.architectures or []), None)
+    return config, next(iter(config.architectures or []), None), folder
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -6,6 +6,7 @@ positions and tokens they look at, and their value for each example of the batch
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,23 +19,23 @@ from tl_widgets.errors import BadInput, BadType, IndexOutside
 PerExample = int | Sequence[int] | Tensor
 
 
-class Metric:
+class Metric(ABC):
     """A number for each example, from the logits at some positions; called on logits it is their mean.
 
     A subclass defines `positions`, `of` and, where it does not need the whole vocabulary, `tokens`.
     """
 
+    @abstractmethod
     def positions(self, batch: int, n_pos: int) -> Tensor:
         """The positions that are read, ``[batch, k]``, counted from the start."""
-        raise NotImplementedError(f"{type(self).__name__} must define positions.")
 
     def tokens(self, batch: int) -> Tensor | None:
         """The tokens whose logits are read, ``[batch, m]``; None is the whole vocabulary."""
         return None
 
+    @abstractmethod
     def of(self, logits: Tensor) -> Tensor:
         """Values ``[..., batch]`` from logits ``[..., batch, k, m]`` at these positions, of these tokens."""
-        raise NotImplementedError(f"{type(self).__name__} must define of.")
 
     def per_example(self, logits: Tensor) -> Tensor:
         """Value for each example, ``[batch]``, from logits ``[batch, pos, d_vocab]``."""
